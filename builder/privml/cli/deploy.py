@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def deploy(
         show(f"{RTMR0}: {registers[RTMR0]}, as the machine differs from {chosen.name} in:", err=err)
         show(*(f"  {one}" for one in written.differences), err=err)
     if written.learn is not None and written.differences:
-        learn = written.learn.replace("FILE", str(output)) if output is not None else written.learn
+        learn = written.learn.replace("FILE", shlex.quote(str(output))) if output is not None else written.learn
         show(f"to predict that machine, on its host: {learn}", err=err)
     for note in notes:
         show(f"note: {note}", err=err)
