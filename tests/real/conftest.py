@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 
 from privml.image.target import recipes_directory, resolve
+from privml.image.tools import ToolsTree
+from privml.image.unpack import unpack
 from privml.image.workplace import Workplace
+from privml.lock.lockfile import read_tools_lock
+from privml.lock.make import bring
+from privml.store.objects import Store
 from privml.vm.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +54,14 @@ def rebuilt(name: str, page: Path, timeout: float = 3000) -> dict[str, Any]:
         done = privml(*words, "--lock", elsewhere, timeout=timeout)
     report: dict[str, Any] = json.loads(succeeded(done).stdout)
     return report
+
+
+def unpacked(lock: Path, root: Path) -> Path:
+    """``root``, with the packages of a lock in the form of the tools' lock."""
+    store, packages = Store(), read_tools_lock(lock).packages
+    bring(store, packages)
+    unpack(store, packages, root)
+    return root
 
 
 def processes(word: str) -> list[str]:
@@ -129,6 +142,12 @@ def bench(demo_cpu: Path) -> Bench:
     target, place = resolve("demo-cpu"), Workplace()
     tools = place.tools(target.recipe)
     return Bench(tools, place.store.root, demo_cpu, target.manifest(), recipes_directory(target))
+
+
+@pytest.fixture(scope="session")
+def tools() -> ToolsTree:
+    """The tree of the tools."""
+    return Workplace().tools()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.real.conftest import unpacked
 from tests.unit.deployed import ODD, of, shipped_platform
 
 from privml.agent import identity
@@ -20,10 +21,6 @@ from privml.agent.layout import Layout
 from privml.base.run import Completed
 from privml.deploy import domain
 from privml.image.tools import Bind, ToolsTree
-from privml.image.workplace import Workplace
-from privml.lock import deb
-from privml.lock.lockfile import read_tools_lock
-from privml.lock.make import bring
 from privml.machine import commandline
 from privml.machine.platform import Device, Platform, Size
 from privml.machine.qemuopts import pairs
@@ -49,22 +46,8 @@ MORE = (Device("virtio-rng", 5), Device("virtio-balloon", 6), Device("vsock", 7)
 
 
 @pytest.fixture(scope="module")
-def tools() -> ToolsTree:
-    return Workplace().tools()
-
-
-def unpacked(tools: ToolsTree, lock: Path, root: Path) -> ToolsTree:
-    """The tree of locked packages."""
-    store, packages = Store(), read_tools_lock(lock).packages
-    bring(store, packages)
-    for package in sorted(packages, key=lambda one: (one.name != "base-files", one.name)):
-        deb.unpack(store.read(package.sha256), root, package.name)
-    return tools.other(root)
-
-
-@pytest.fixture(scope="module")
 def schemas(tools: ToolsTree, tmp_path_factory: pytest.TempPathFactory) -> ToolsTree:
-    return unpacked(tools, SCHEMAS, tmp_path_factory.mktemp("schemas"))
+    return tools.other(unpacked(SCHEMAS, tmp_path_factory.mktemp("schemas")))
 
 
 def valid(schemas: ToolsTree, text: str, place: Path) -> Completed:
@@ -158,7 +141,7 @@ def seen(port: int) -> bytes:
 def test_the_documented_nginx_passes_tls_through_and_keeps_a_caller_at_its_guest(
     tools: ToolsTree, tmp_path: Path
 ) -> None:
-    nginx = unpacked(tools, NGINX, tmp_path / "nginx")
+    nginx = tools.other(unpacked(NGINX, tmp_path / "nginx"))
     (text,) = re.findall(r"^```nginx\n(.*?)^```$", OPERATING.read_text(), re.MULTILINE | re.DOTALL)
     front = free_port()
     etc = nginx.root / "etc"

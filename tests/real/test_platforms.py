@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import only_full
+from tests.real.conftest import only_full, unpacked
 
 from privml.base.errors import HostError, UsageError
 from privml.events.event import Evidence
@@ -15,9 +15,6 @@ from privml.events.registers import RTMR0
 from privml.image.target import recipes_directory, resolve
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
-from privml.lock import deb
-from privml.lock.lockfile import read_tools_lock
-from privml.lock.make import bring
 from privml.lock.tables import carry
 from privml.machine import commandline
 from privml.machine.platform import MEMORY, Platform, Size
@@ -51,11 +48,6 @@ FOREIGN = [
     *("-device", "virtio-blk-pci,drive=a,addr=0x5", "-device", "virtio-blk-pci,drive=b,addr=0x9"),
     *("-device", "vhost-vsock-pci,guest-cid=3", "-global", "ICH9-LPC.disable_s3=1"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tools() -> ToolsTree:
-    return Workplace().tools()
 
 
 def of_a_td(platform: Platform, size: Size) -> list[str]:
@@ -109,12 +101,7 @@ def test_a_qemu_that_dies_or_is_none_is_named(
 @pytest.fixture(scope="module")
 def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Debian 13's QEMU with everything that it needs, unpacked from its locked packages."""
-    store, packages = Store(), read_tools_lock(DEBIAN_13).packages
-    bring(store, packages)
-    root = tmp_path_factory.mktemp("debian-13")
-    for package in sorted(packages, key=lambda one: (one.name != "base-files", one.name)):
-        deb.unpack(store.read(package.sha256), root, package.name)
-    return root / PROGRAM
+    return unpacked(DEBIAN_13, tmp_path_factory.mktemp("debian-13")) / PROGRAM
 
 
 def test_shipped_platforms_are_of_the_locked_qemu(tools: ToolsTree) -> None:

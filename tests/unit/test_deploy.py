@@ -171,6 +171,14 @@ def test_a_file_is_written_once_with_its_mode(image: str, tmp_path: Path) -> Non
     assert (code, "link already exists" in message) == (2, True)
 
 
+def test_the_command_that_learns_the_machine_of_a_domain_can_be_pasted(image: str) -> None:
+    code, output = invoke(image, "--for", "libvirt", "-o", "a domain.xml")
+    assert code == 0
+    (line,) = [line for line in output.splitlines() if line.startswith("to predict that machine")]
+    words = shlex.split(line.partition(": ")[2])
+    assert words[:6] == ["privml-build", "platform", "learn", "NAME", "--xml", "a domain.xml"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_says_what_is_known_of_the_registers(kind: str, image: str) -> None:
     more = ("--container", "reg.example/demo:1") if kind == "kubevirt" else ()
@@ -235,7 +243,7 @@ def test_cards_are_those_of_the_platform(image: str) -> None:
         (("--for", "qemu", "--quote-socket", "qgs"), "expected vsock:CID:PORT"),
         (("--for", "libvirt", "--quote-socket", "vsock:2:4050"), "libvirt takes the path of a Unix socket only"),
         (("--for", "qemu", "--name", "A B"), "--name A B: expected at most 63"),
-        (("--for", "qemu", "--vcpus", "2"), "a size needs both"),
+        (("--for", "qemu", "--vcpus", "2"), "a shape needs both"),
         (("--for", "qemu", "--vcpus", "1..4", "--memory", "2GiB"), "name 4 sizes, expected one"),
         (("--for", "libvirt", "--vcpus", "300", "--memory", "8GiB"), "libvirt starts at most 255"),
         (("--for", "qemu", "--platform", "qemu-11-q35-tpm"), "platform qemu-11-q35-tpm is not one of TDs"),

@@ -3,7 +3,7 @@
 import pytest
 
 from privml.base.errors import UsageError
-from privml.machine.matrix import memory_sizes, shapes, vcpu_counts
+from privml.machine.matrix import asked_shapes, memory_sizes, shapes, vcpu_counts
 
 GIB = 1 << 30
 
@@ -15,6 +15,14 @@ def test_counts_and_sizes_are_expanded() -> None:
     assert memory_sizes("2815MiB,4GiB") == (2815 << 20, 4 * GIB)
     assert len(shapes("1..64", "2GiB..512GiB")) == 576
     assert str(shapes("1,2", "2GiB")[1]) == "2 vCPU / 2GiB"
+
+
+def test_a_shape_is_asked_for_with_both_options() -> None:
+    assert asked_shapes(None, None) == ()
+    assert asked_shapes("1,2", "2GiB") == shapes("1,2", "2GiB")
+    for half in (("2", None), (None, "2GiB")):
+        with pytest.raises(UsageError, match="a shape needs both --vcpus and --memory"):
+            asked_shapes(*half)
 
 
 @pytest.mark.parametrize("text", ["0", "", "x", "4..2", "1..4097", "1...2", "-1", "1,,2"])

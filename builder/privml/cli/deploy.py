@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,14 @@ from privml.deploy.deployment import Deployment, Kind, Written, plain
 from privml.deploy.kinds import KINDS
 from privml.events.registers import RTMR0
 from privml.events.variants import DEVELOPMENT
-from privml.evidence.tdx.claims import TEE
 from privml.image.target import Target, recipes_directory, resolve
-from privml.machine.matrix import shapes
-from privml.machine.platform import Platform, Size
+from privml.machine.matrix import asked_shapes
+from privml.machine.platform import Size
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
 from privml.vm import td
 from privml.vm.launch import launch_of
-from privml.vm.platforms import platform as load_platform
-from privml.vm.platforms import platform_named
+from privml.vm.platforms import td_platform
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _QEMU = "/usr/bin/qemu-system-x86_64"
@@ -114,14 +113,15 @@ def deploy(
     own = name or manifest.name
     if not _NAME.fullmatch(own):
         raise UsageError(f"--name {own[:80]}: expected at most 63 lower-case letters, digits and `-`")
-    chosen, size = _platform(found, manifest, platform), _size(manifest, vcpus, memory)
-    launch = launch_of(found.directory, manifest, recipes_directory(found), platform=chosen, size=size)
+    recipes = recipes_directory(found)
+    chosen, size = td_platform(platform, recipes, manifest), _size(manifest, vcpus, memory)
+    launch = launch_of(found.directory, manifest, recipes, platform=chosen, size=size)
     place = folder or str(found.directory.resolve())
     there = Path(plain("--folder", place))
     disk = None if launch.boot_disk is None else there / launch.boot_disk.name
     launch = replace(launch, image=there, boot_disk=disk, fw_cfg={})
     parts = td.HostParts(
-        td.quote_socket(_printable(quote_socket or kind.quote_socket)),
+        _quote_socket(quote_socket or kind.quote_socket),
         td.cards(gpus, chosen) if "gpu" in kind.takes else (),
     )
     deployment = Deployment(
@@ -152,7 +152,7 @@ def deploy(
         show(f"{RTMR0}: {registers[RTMR0]}, as the machine differs from {chosen.name} in:", err=err)
         show(*(f"  {one}" for one in written.differences), err=err)
     if written.learn is not None and written.differences:
-        learn = written.learn.replace("FILE", str(output)) if output is not None else written.learn
+        learn = written.learn.replace("FILE", shlex.quote(str(output))) if output is not None else written.learn
         show(f"to predict that machine, on its host: {learn}", err=err)
     for note in notes:
         show(f"note: {note}", err=err)
@@ -165,27 +165,13 @@ def _check_options(kind: Kind, given: Mapping[str, object]) -> None:
             raise UsageError(f"--for {kind.name} takes no --{option}")
 
 
-def _printable(text: str) -> str:
-    return plain("--quote-socket", text) if text.startswith("/") else text
-
-
-def _platform(found: Target, manifest: Manifest, name: str | None) -> Platform:
-    recipes = recipes_directory(found)
-    if name is not None:
-        chosen = platform_named(name, recipes, manifest)
-    else:
-        chosen = load_platform(manifest.platforms[0], recipes)
-    if chosen.tee != TEE:
-        raise UsageError(f"platform {chosen.name} is not one of TDs", hint="name another with --platform")
-    return chosen
+def _quote_socket(text: str) -> tuple[int, int] | str:
+    found = td.quote_socket(text)
+    return plain("--quote-socket", found) if isinstance(found, str) else found
 
 
 def _size(manifest: Manifest, vcpus: str | None, memory: str | None) -> Size:
-    if vcpus is None and memory is None:
-        return manifest.shapes[0]
-    if vcpus is None or memory is None:
-        raise UsageError("a size needs both --vcpus and --memory")
-    sizes = shapes(vcpus, memory)
+    sizes = asked_shapes(vcpus, memory) or manifest.shapes[:1]
     if len(sizes) != 1:
         raise UsageError(f"--vcpus and --memory name {len(sizes)} sizes, expected one")
     return sizes[0]

@@ -16,7 +16,7 @@ from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
-from privml.machine.matrix import shapes as shapes_of
+from privml.machine.matrix import asked_shapes
 from privml.machine.platform import Platform, Size
 from privml.measure import firmware, gpt, uki
 from privml.output.artefacts import check_artefacts
@@ -53,7 +53,7 @@ def measure_image(
     as_json: bool,
 ) -> None:
     """What `measure TARGET` does when TARGET is an image; the arguments are the verb's options."""
-    shapes = _shapes(vcpus, memory)
+    shapes = asked_shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
     if manifest.boot_disk is not None and (disk or cross_check):
@@ -177,14 +177,6 @@ def _cross_check(
         raise Differs(
             f"{crosscheck.PROGRAM} computes different values than privml-build", hint="one of the two is wrong"
         )
-
-
-def _shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
-    if vcpus is None and memory is None:
-        return ()
-    if vcpus is None or memory is None:
-        raise UsageError("a shape needs both --vcpus and --memory")
-    return shapes_of(vcpus, memory)
 
 
 def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:

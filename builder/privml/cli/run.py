@@ -13,7 +13,6 @@ from privml.base.steps import say, step
 from privml.cli.completion import TARGET
 from privml.cli.output import show, show_text
 from privml.cli.paths import Existing
-from privml.evidence.tdx.claims import TEE
 from privml.host.ladder import require_tdx
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
@@ -21,7 +20,7 @@ from privml.vm import td
 from privml.vm.ask import await_ready, complete, fetch
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
-from privml.vm.platforms import platform_named
+from privml.vm.platforms import td_platform
 
 
 @click.command()
@@ -98,9 +97,7 @@ def run(
     tools = place.tools_of(found)
     started_here = started(tools, launch)
     if tdx:
-        chosen = launch.platform if platform is None else platform_named(platform, recipes_directory(found), manifest)
-        if chosen.tee != TEE:
-            raise UsageError(f"platform {chosen.name} is not one of TDs", hint="name another with --platform")
+        chosen = td_platform(platform, recipes_directory(found), manifest)
         launch = replace(launch, platform=chosen, fw_cfg={})
         host = td.TdHost(td.quote_socket(quote_socket), td.cards(gpus, chosen), td.qemu_for(tools, chosen, qemu))
         if print_command:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privml.base.errors import UsageError, printable
-from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
+from privml.events.registers import RTMR0, TDX_REGISTERS
 from privml.machine.differences import Difference
 from privml.vm.machine import Launch
 from privml.vm.td import QUOTE_SERVICE, HostParts, td_arguments
@@ -86,7 +86,3 @@ def plain(what: str, path: str) -> str:
     if not path.startswith("/") or not path.isprintable():
         raise UsageError(f"{what} `{printable(path[:80])}`: expected an absolute path without control characters")
     return path
-
-
-MACHINE_OF_THE_HOST = (MRTD, RTMR0)
-"""The registers of firmware and tables, where both are the host's own."""

@@ -6,7 +6,7 @@ import re
 
 from privml.base.errors import UsageError
 from privml.deploy.deployment import Deployment, Written
-from privml.machine.platform import Platform
+from privml.machine.platform import MEMORY, Platform
 
 _DIRECTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOTHING_ELSE = """\
@@ -85,11 +85,11 @@ def _has(platform: Platform, kind: str) -> bool:
 
 def _user(platform: Platform) -> str:
     # The nodes of VFIO are root's.
-    return "User=root" if _has(platform, "memory") else "DynamicUser=yes\nSupplementaryGroups=kvm"
+    return "User=root" if _has(platform, MEMORY) else "DynamicUser=yes\nSupplementaryGroups=kvm"
 
 
 def _devices(platform: Platform) -> str:
-    lines = [text for kind, text in (("vsock", _VSOCK), ("memory", _CARDS)) if _has(platform, kind)]
+    lines = [text for kind, text in (("vsock", _VSOCK), (MEMORY, _CARDS)) if _has(platform, kind)]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from privml.base.errors import UsageError
-from privml.deploy.deployment import MACHINE_OF_THE_HOST, Deployment, Written
+from privml.deploy.deployment import Deployment, Written
+from privml.events.registers import MRTD, RTMR0
 from privml.machine.platform import MEMORY
 
 LAYOUT = "#| "
@@ -37,7 +38,7 @@ def write(deployment: Deployment) -> Written:
     manifest = yaml.safe_dump(_machine(deployment), sort_keys=False, allow_unicode=False, width=110)
     return Written(
         "".join(f"{line}\n" for line in _head(deployment)) + manifest,
-        unknown=MACHINE_OF_THE_HOST,
+        unknown=(MRTD, RTMR0),
         notes=(
             "MRTD is that of the firmware in KubeVirt's launcher: `privml-build measure FIRMWARE` says it",
             "RTMR0 is that of KubeVirt's machine. `platform learn --xml` reads its domain (`virsh dumpxml` in the "

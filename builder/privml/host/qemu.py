@@ -34,7 +34,7 @@ class QemuFact:
 
     @property
     def name(self) -> str:
-        """Where it is and what it says that it is."""
+        """Path, version and package, for a person to read."""
         return f"{self.path} {self.version}{f' ({self.package})' if self.package else ''}"
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 from privml.machine.commandline import CommandLine
 from privml.machine.platform import Device
+from privml.machine.spellings import NO_UUID
 
-_NO_UUID = "00000000-0000-0000-0000-000000000000"
 # In no table: the watchdog of the chipset counts, or does not (tests/real/test_deploy.py reads the tables of both).
 _UNMEASURED_GLOBALS = frozenset({"ICH9-LPC.noreboot"})
 # Made of the other fields.
@@ -44,7 +44,7 @@ def differences(found: CommandLine, expected: CommandLine) -> tuple[Difference, 
 def _measured(line: CommandLine) -> Mapping[str, str]:
     values = {each.name: getattr(line, each.name) for each in fields(line) if each.name not in _NOT_COMPARED}
     # QEMU writes zeros into SMBIOS when it has no UUID (hw/smbios/smbios.c, smbios_build_type_1_table).
-    values["uuid"] = None if line.uuid == _NO_UUID else line.uuid
+    values["uuid"] = None if line.uuid == NO_UUID else line.uuid
     values["globals"] = tuple((key, value) for key, value in line.globals if key not in _UNMEASURED_GLOBALS)
     values["identity"] = tuple(sorted(line.identity.items()))
     devices = values.pop("devices")

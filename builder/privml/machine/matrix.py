@@ -52,6 +52,15 @@ def _size(text: str) -> int:
     return size
 
 
+def asked_shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
+    """The shapes of ``--vcpus`` and ``--memory``, empty if neither is given; ``UsageError`` if only one is."""
+    if vcpus is None and memory is None:
+        return ()
+    if vcpus is None or memory is None:
+        raise UsageError("a shape needs both --vcpus and --memory")
+    return shapes(vcpus, memory)
+
+
 def shapes(vcpus: str, memory: str) -> tuple[Size, ...]:
     """All pairs of processor count and memory size; ``UsageError`` for more than `MAX_SHAPES`."""
     counts, sizes = vcpu_counts(vcpus), memory_sizes(memory)

@@ -64,6 +64,8 @@ MACHINE_HOST = frozenset(
 GUEST_SUPPORT = ("confidential-guest-support", "memory-encryption")
 TD_DEFAULTS = {"smm": "off", "pic": "off", "kernel_irqchip": "split"}
 """What QEMU sets in a TD when the command line leaves it open (target/i386/kvm/tdx.c, tdx_kvm_init)."""
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+"""The UUID in the tables of a machine that has none."""
 IDENTITY = ("vendor", "family", "model", "stepping", "phys-bits")
 CPU_HOST = frozenset(
     (

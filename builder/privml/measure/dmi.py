@@ -15,7 +15,6 @@ _MAKER, _PRODUCT, _UUID = 0x04, 0x05, 0x08
 _SIZE, _EXTENDED = 0x0C, 0x1C
 _UNKNOWN_SIZE, _EXTENDED_SIZE, _IN_KIB = 0xFFFF, 0x7FFF, 0x8000
 _NO_UUIDS = (bytes(16), b"\xff" * 16)
-_END = bytes.fromhex("7f04fffe0000")
 
 
 def system(table: bytes) -> tuple[str, str, uuid.UUID]:
@@ -62,9 +61,5 @@ def memory(table: bytes) -> int:
 
 def for_stub(table: bytes) -> bytes:
     """A table with only the structures that systemd-stub measures."""
-    kept = [
-        table[start:end]
-        for start, _, end in smbios.structures(table)
-        if table[start] in (smbios.TYPE_SYSTEM, smbios.TYPE_BASEBOARD, smbios.TYPE_OEM_STRINGS)
-    ]
-    return b"".join(kept) + _END
+    kept = (table[start:end] for start, _, end in smbios.structures(table) if table[start] in smbios.STUB_TYPES)
+    return b"".join(kept) + smbios.END

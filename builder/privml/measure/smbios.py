@@ -22,8 +22,10 @@ TYPE_SYSTEM = 1
 TYPE_BASEBOARD = 2
 TYPE_OEM_STRINGS = 11
 TYPE_END = 127
+STUB_TYPES = (TYPE_SYSTEM, TYPE_BASEBOARD, TYPE_OEM_STRINGS)
+"""The structures that systemd-stub measures."""
 
-_END = bytes.fromhex("7f04fffe0000")
+END = bytes.fromhex("7f04fffe0000")
 _FIRMWARE_FIXED = bytes.fromhex("001a0000010200e803000800000000000000001c0000ffff0000")
 _WAKE_UP = 0x18
 _MAX_TABLE = 1 << 20
@@ -66,7 +68,7 @@ def published(qemu: bytes, strings: FirmwareStrings) -> bytes:
             "SMBIOS: QEMU was given a Type 0 structure: the firmware then adds none (not modelled)"
         )
     texts = b"".join(text.encode("ascii") + b"\0" for text in (strings.vendor, strings.version, strings.date))
-    return kept + _FIRMWARE_FIXED + texts + b"\0" + _END
+    return kept + _FIRMWARE_FIXED + texts + b"\0" + END
 
 
 # (offset, size, is a string) of the fields that are blanked, by structure type.
@@ -136,7 +138,7 @@ def stub_structures(table: bytes) -> tuple[tuple[int, bytes], ...]:
     result: list[tuple[int, bytes]] = []
     for start, length, end in structures(table):
         kind = table[start]
-        if kind in (TYPE_SYSTEM, TYPE_BASEBOARD, TYPE_OEM_STRINGS):
+        if kind in STUB_TYPES:
             data = bytearray(table[start:end])
             if kind == TYPE_SYSTEM and length > _WAKE_UP:
                 data[_WAKE_UP] = 0

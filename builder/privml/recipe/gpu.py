@@ -44,15 +44,17 @@ def _file(value: str) -> str:
     return value
 
 
+FileAddress = Annotated[
+    str,
+    AfterValidator(_file),
+    WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+]
+
+
 class DriverRunfile(Section):
     """The vendor's file with the driver, for a version that is in no archive of the release."""
 
-    url: Annotated[
-        str,
-        AfterValidator(_file),
-        about("The address that `lock` fetches it from.", _URL),
-        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
-    ]
+    url: Annotated[FileAddress, about("The address that `lock` fetches it from.", _URL)]
     sha256: Annotated[Digest, about("Its SHA-256; other bytes are refused.", _SHA256, ROOT)]
 
 
@@ -60,10 +62,7 @@ class FabricManager(Section):
     """The vendor's archive with Fabric Manager, of the driver's version."""
 
     url: Annotated[
-        str,
-        AfterValidator(_file),
-        about("The address that `lock` fetches Fabric Manager from.", _archive("fabricmanager")),
-        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+        FileAddress, about("The address that `lock` fetches Fabric Manager from.", _archive("fabricmanager"))
     ]
     sha256: Annotated[Digest, about("The archive's SHA-256; another archive is refused.", _SHA256, ROOT)]
 
@@ -72,10 +71,7 @@ class Nscq(Section):
     """The vendor's archive with the library that reads switches, of the driver's version."""
 
     url: Annotated[
-        str,
-        AfterValidator(_file),
-        about("The address that `lock` fetches the library from.", _archive("libnvidia_nscq")),
-        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+        FileAddress, about("The address that `lock` fetches the library from.", _archive("libnvidia_nscq"))
     ]
     sha256: Annotated[Digest, about("The SHA-256 of the library's archive.", _SHA256, ROOT)]
 
@@ -245,9 +241,10 @@ class Gpu(Section):
         board, found = record.fabric, (info.data.get("architecture"), info.data.get("count"))
         if found != (board.architecture, board.gpus):
             text = (
-                f"got {found[1]} GPUs of {found[0]}, expected {board.gpus} of {board.architecture}: the guest has a "
+                f"got {found[1]} GPUs of {found[0]}, expected {board.gpus} of {board.architecture}: "
+                f"the guest has a whole board, with its {board.switches} switches"
             )
-            raise RuleBroken("gpu-ppcie", f"{text}whole board, with its {board.switches} switches")
+            raise RuleBroken("gpu-ppcie", text)
         if driver.fabric is None:
             names = " and ".join(f"{each.name}.tar.xz" for each in board.archives.values())
             raise RuleBroken("gpu-ppcie", f"expected `driver.fabric` with the `url` and `sha256` of {names}")

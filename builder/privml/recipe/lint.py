@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from privml.engines.registry import engine_named
 from privml.events.boots import DISK
 from privml.events.variants import PRODUCTION
-from privml.recipe import drivers, keyrings, ownfiles, pairings
+from privml.recipe import drivers, keyrings, ownfiles, pairings, tees
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.hardware import MIB
@@ -16,7 +16,7 @@ from privml.recipe.loader import Recipe, kinds, platforms_of
 from privml.recipe.modelneeds import against_config, config_at
 from privml.recipe.modelsource import Local
 from privml.recipe.packages import models_are_folders, pinned_version
-from privml.recipe.platform import CARD, DISK_TEES, NO_TEE, PlatformFile
+from privml.recipe.platform import CARD, NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
@@ -103,8 +103,8 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
 def _of_boot(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
     """What stands against a boot from a disk."""
     for tee in recipe.content.firmware:
-        if tee not in DISK_TEES:
-            text = f"no boot of {tee} from a disk is predicted, expected {' or '.join(DISK_TEES)} alone"
+        if tee not in tees.FROM_DISK:
+            text = f"no boot of {tee} from a disk is predicted, expected {' or '.join(tees.FROM_DISK)} alone"
             yield _finding(recipe, "boot-disk", ("firmware", tee), text)
     for index, platform in enumerate(platforms):
         if against := platform.against_disk_boot:

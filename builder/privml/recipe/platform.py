@@ -164,8 +164,6 @@ class LearntTables(Section):
 
 
 NO_TEE = "none"
-DISK_TEES = ("tdx",)
-"""The TEEs for which a boot from a disk is predicted."""
 IRQCHIP = "kernel_irqchip"
 # How each platform-dependent register is determined; the others depend only on the image.
 KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
@@ -277,8 +275,8 @@ class PlatformFile(Section):
     @property
     def against_disk_boot(self) -> str:
         """Why no boot from a disk can be predicted for it; empty if one can."""
-        if self.tee not in DISK_TEES:
-            return f"`{self.name}` runs its guests in {self.tee}, expected {' or '.join(DISK_TEES)}"
+        if self.tee not in tees.FROM_DISK:
+            return f"`{self.name}` runs its guests in {self.tee}, expected {' or '.join(tees.FROM_DISK)}"
         if self.tables is not None:
             return f"the tables of `{self.name}` were learnt for a direct boot"
         if self.boot or any(device.bootindex is not None for device in self.devices):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BUILT = ("tdx",)
+FROM_DISK = ("tdx",)
+"""Those for which a boot from a disk is predicted."""
 GUEST_MODULES = ("tdx_guest",)
 """The kernel modules by which guests of these TEEs ask for evidence."""
 PLANNED = ("snp",)

@@ -14,7 +14,6 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError, InputsError, MeasurementError
-from privml.base.sizes import size_text
 from privml.base.strictjson import Fields, b64, canonical
 from privml.events.event import Evidence
 from privml.events.registers import MRTD, RTMRS
@@ -34,6 +33,7 @@ from privml.recipe.gceplatform import GcePlatformFile
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
+from privml.vm.predicted import predicate_of
 
 FORMAT = "privml-gce/v1"
 MAX_OBJECT = 1 << 20
@@ -71,7 +71,7 @@ class GceMachines:
         """The captured machines of a size; ``MeasurementError`` if there is none."""
         found = tuple(one for one in self.machines if Size(one.vcpus, one.memory) == size)
         if not found:
-            known = ", ".join(f"{each.vcpus} vCPU / {size_text(each.memory)}" for each in self.sizes)
+            known = ", ".join(map(str, self.sizes))
             raise MeasurementError(
                 f"{size}: no machine of this size was captured, only {known}",
                 hint="capture one and learn the platform again: nothing predicts the tables of another size",
@@ -127,7 +127,7 @@ def machines_of(file: GcePlatformFile, store: Store) -> GceMachines:
     return found
 
 
-def boot_disk(path: Path, image: bytes) -> bytes:
+def partition_table(path: Path, image: bytes) -> bytes:
     """The measured partition table of a disk whose EFI system partition starts ``image``.
 
     ``MeasurementError`` if it starts something else, or if it is not such a disk.
@@ -155,7 +155,7 @@ def predict_image(
     """
     check_artefacts(directory, manifest.artefacts)
     image = (directory / "uki.efi").read_bytes()
-    payload, gpt_event = uki.facts(image), boot_disk(disk, image)
+    payload, gpt_event = uki.facts(image), partition_table(disk, image)
     agent_events = madeby.extended_events(directory, manifest)
     launches = []
     for machine in (one for size in tuple(sizes) or known.sizes for one in known.of(size)):
@@ -175,13 +175,4 @@ def predict_image(
                 events=events,
             )
         )
-    return Predicate(
-        name=manifest.name,
-        variant=manifest.variant,
-        manifest_sha256=manifest.sha256,
-        agent_events=manifest.agent_events,
-        purposes=manifest.purposes,
-        launches=tuple(launches),
-        exceptions=manifest.exceptions,
-        gpus=manifest.gpus,
-    )
+    return predicate_of(manifest, launches)

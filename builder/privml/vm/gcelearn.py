@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 
 from privml.base.errors import EvidenceError, MeasurementError, printable
 from privml.base.sizes import MAX_VCPUS, size_text
@@ -44,6 +45,8 @@ _DEBUG = 0xFF
 _SEPARATOR = sha384(bytes(4))
 _ENABLED = b"\x01"
 _MOST_SHOWN = 24
+_ACPI = "ACPI file "
+_KEYS = frozenset({"variable PK", "variable KEK", "variable db", "variable dbx"})
 
 
 class NotLearntError(MeasurementError):
@@ -99,7 +102,10 @@ def learn(name: str, endorsement: Endorsement, archives: Sequence[tuple[str, byt
             f"capture-count: got {len(archives)}, expected {FEWEST_MACHINES} to {MAX_MACHINES} of different machines",
             hint="one machine does not show which events are its own: `privml-build capture` in another one",
         )
-    found = [_captured(label, data, endorsement) for label, data in archives]
+    found = []
+    for label, data in archives:
+        with _named(label):
+            found.append(_read(label, data, endorsement))
     for number, one in enumerate(found):
         for other in found[:number]:
             if one.machine == other.machine:
@@ -123,22 +129,15 @@ def learn(name: str, endorsement: Endorsement, archives: Sequence[tuple[str, byt
     )
 
 
-def _captured(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put a name before the message of an error: the refusal's, or the capture's."""
     try:
-        return _read(name, data, endorsement)
+        yield
     except NotLearntError as error:
         raise NotLearntError(f"{name}: {error.message}", error.rows, hint=error.hint) from error
     except (EvidenceError, MeasurementError) as error:
         raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
-
-
-@contextmanager
-def _named(code: str) -> Iterator[None]:
-    """Put the refusal's name before the message of a reader of files."""
-    try:
-        yield
-    except (EvidenceError, MeasurementError) as error:
-        raise type(error)(f"{code}: {error.message}", hint=error.hint) from error
 
 
 def _read(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
@@ -224,7 +223,7 @@ def _rows(events: Sequence[LoggedEvent], table: bytes) -> tuple[tuple[_Row, ...]
         raise MeasurementError(f"capture-events: {len(first)} events of RTMR0, expected at most {MAX_EVENTS}")
     for one in first:
         row, why = _row(one, sum(each.what.startswith(_ACPI) for each in rows))
-        separator = one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR
+        separator = _is_separator(one)
         if separator and not any(each.event.type == types.EV_SEPARATOR for each in rows):
             row = _Row(one, "separator after the Secure Boot variables", by_size=False)
         if row is not None and not (extra or left_out):
@@ -261,11 +260,11 @@ def _started(events: Sequence[LoggedEvent]) -> tuple[int, str]:
     if not events or events[0].digest != sha384(CALLING):
         shown = _place(events[0]) if events else "nothing"
         return 0, f"RTMR1 begins with {shown}, expected the start of a boot option, `{CALLING.decode()}`"
-    separators = [one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR for one in events[1:]]
-    return next((number for number, yes in enumerate(separators) if not yes), len(separators)), ""
+    return sum(1 for _ in takewhile(_is_separator, events[1:])), ""
 
 
-_ACPI = "ACPI file "
+def _is_separator(one: LoggedEvent) -> bool:
+    return one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR
 
 
 def _row(one: LoggedEvent, acpi_files: int) -> tuple[_Row | None, str]:
@@ -368,12 +367,7 @@ def _notes(learnt: GceMachines, found: Sequence[_Captured]) -> tuple[str, ...]:
             own = [row.what for row in _events(alone[0], found) if row.seen == 1]
             if own:
                 notes.append(f"{size}: only {alone[0].name} shows {', '.join(own)}")
-    fixed = [
-        row.what
-        for row in found[0].rows
-        if row.what in ("variable PK", "variable KEK", "variable db", "variable dbx")
-    ]
-    if fixed:
+    if any(row.what in _KEYS for row in found[0].rows):
         notes.append("PK, KEK, db and dbx are the UEFI settings of the captured images: import yours with the same")
     added: dict[str, list[str]] = {}
     for one in found:
@@ -387,8 +381,8 @@ def _notes(learnt: GceMachines, found: Sequence[_Captured]) -> tuple[str, ...]:
 
 def _text(name: str, learnt: GceMachines, data: bytes) -> str:
     endorsed = learnt.endorsement
-    sizes = [f"{size.vcpus} vCPU / {size_text(size.memory)}" for size in learnt.sizes]
-    described = f"{len(learnt.machines)} machines of Google Compute Engine, {', '.join(sizes[:8])}."
+    sizes = ", ".join(map(str, learnt.sizes[:8]))
+    described = f"{len(learnt.machines)} machines of Google Compute Engine, {sizes}."
     return (
         "# Learnt by `privml-build platform learn`: its machines are an object of the store, and of pools.\n"
         f'schema: 2\nname: {name}\ndescription: "{described}"\ntee: tdx\nvmm: {{kind: gce}}\nfirmware:\n'

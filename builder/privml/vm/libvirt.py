@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from privml.base.errors import EvidenceError, UsageError, printable
 from privml.evidence.nvidia.xml import Element, parse
+from privml.machine.spellings import NO_UUID
 
 _IGNORED = frozenset(
     [
@@ -31,7 +32,6 @@ _IGNORED = frozenset(
         "memoryBacking",
     ]
 )
-_NO_UUID = "00000000-0000-0000-0000-000000000000"
 _UNITS = {"b": 0, "bytes": 0, "KiB": 10, "k": 10, "K": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30, "TiB": 40, "T": 40}
 _PRESENT = frozenset(["apic", "pae", "gic"])
 _TIMERS = frozenset(["rtc", "pit", "kvmclock", "tsc"])
@@ -150,7 +150,7 @@ class _Domain:
 
     def on_hardware_uuid(self, element: Element) -> None:
         self.there.add("uuid")
-        if element.text.strip() == _NO_UUID:
+        if element.text.strip() == NO_UUID:
             self.problem("hwuuid", "libvirt drops one of zeros, and takes <uuid>: name another")
         self.head += ["-uuid", element.text.strip()]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from privml.base.errors import UsageError
 from privml.events.registers import RTMR0
+from privml.evidence.tdx.claims import TEE
 from privml.machine.platform import MEMORY, Device, Platform, Tables
 from privml.output.manifest import Manifest
 from privml.recipe.loader import load_platform
@@ -41,6 +42,14 @@ def platform_named(name: str, directory: Path, manifest: Manifest) -> Platform:
             f"platform {name} has {disks} disks, but the image has {len(manifest.disks)} volumes",
             hint="name or learn a machine with a disk for each",
         )
+    return found
+
+
+def td_platform(name: str | None, directory: Path, manifest: Manifest) -> Platform:
+    """The platform ``name``, else the first of ``manifest``; ``UsageError`` if it is not one of TDs."""
+    found = platform(manifest.platforms[0], directory) if name is None else platform_named(name, directory, manifest)
+    if found.tee != TEE:
+        raise UsageError(f"platform {found.name} is not one of TDs", hint="name another with --platform")
     return found
 
 

@@ -147,6 +147,20 @@ def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> M
     )
 
 
+def predicate_of(manifest: Manifest, launches: Iterable[MeasuredLaunch]) -> Predicate:
+    """Predicate v2 of the image with this ``manifest``, measured in ``launches``."""
+    return Predicate(
+        name=manifest.name,
+        variant=manifest.variant,
+        manifest_sha256=manifest.sha256,
+        agent_events=manifest.agent_events,
+        purposes=manifest.purposes,
+        launches=tuple(launches),
+        exceptions=manifest.exceptions,
+        gpus=manifest.gpus,
+    )
+
+
 def predict_image(
     tools: ToolsTree,
     cache: Path,
@@ -163,16 +177,7 @@ def predict_image(
     measured = []
     for platform in tuple(platforms) or [load_platform(name, recipes) for name in manifest.platforms]:
         measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
-    return Predicate(
-        name=manifest.name,
-        variant=manifest.variant,
-        manifest_sha256=manifest.sha256,
-        agent_events=manifest.agent_events,
-        purposes=manifest.purposes,
-        launches=tuple(measured),
-        exceptions=manifest.exceptions,
-        gpus=manifest.gpus,
-    )
+    return predicate_of(manifest, measured)
 
 
 # Modules whose code determines a prediction.
