@@ -58,11 +58,6 @@ def manifest(image: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def tools() -> ToolsTree:
-    return Workplace().tools()
-
-
-@pytest.fixture(scope="module")
 def own_bench(image: Path, manifest: Manifest, tools: ToolsTree) -> Bench:
     return Bench(tools, Workplace().store.root, image, manifest, shipped())
 

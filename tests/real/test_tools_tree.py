@@ -17,7 +17,6 @@ import pytest
 from tests.real.conftest import ROOT, processes, settled
 
 from privml.image.tools import Bind, ToolsTree
-from privml.image.workplace import Workplace
 from privml.output.manifest import read
 
 pytestmark = pytest.mark.real
@@ -43,11 +42,6 @@ for name in sys.argv[1:]:
     told[name] = [(done.stdout + done.stderr).decode(), place.stdout.decode().strip()]
 print(json.dumps(told))
 """
-
-
-@pytest.fixture(scope="module")
-def tools() -> ToolsTree:
-    return Workplace().tools()
 
 
 def hidden(tools: ToolsTree) -> list[str]:
