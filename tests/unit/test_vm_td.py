@@ -22,7 +22,7 @@ from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.machine.platform import Tables
 from privml.machine.qemu import HostSide
-from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.loader import qemus_in, shipped
 from privml.recipe.platform import NO_TEE
 from privml.vm import foreign, td
 from privml.vm.foreign import ForeignQemu
@@ -78,7 +78,7 @@ def measured(argv: list[str]) -> dict[str, list[str]]:
     return {"devices": devices, "machine": machine, "cpu": cpu, "flags": flags, **rest}
 
 
-@pytest.mark.parametrize("name", [one.name for one in platforms_in(shipped()) if one.tee != NO_TEE])
+@pytest.mark.parametrize("name", [one.name for one in qemus_in(shipped()) if one.tee != NO_TEE])
 def test_a_td_is_the_machine_whose_tables_are_read(name: str, launch: Launch, tmp_path: Path) -> None:
     chosen = platform(name, shipped())
     own = replace(launch, platform=chosen)

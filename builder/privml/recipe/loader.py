@@ -272,6 +272,11 @@ def platforms_in(directory: Path) -> list[PlatformFile | GcePlatformFile]:
     return found
 
 
+def qemus_in(directory: Path) -> list[PlatformFile]:
+    """The platforms of QEMUs of the recipes in ``directory``, without those of clouds."""
+    return [one for one in platforms_in(directory) if isinstance(one, PlatformFile)]
+
+
 def label(inner: str, directory: Path) -> str:
     """The name of ``directory/inner`` in messages and manifests, without directories of this machine.
 
