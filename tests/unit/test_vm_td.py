@@ -221,10 +221,12 @@ def test_a_platform_without_a_predicted_boot_from_a_disk_is_refused(
     path = tmp_path / "platforms/qemu-11-q35-one-disk.yaml"
     text = path.read_text()
     assert platform_named("qemu-11-q35-one-disk", tmp_path, made).name == "qemu-11-q35-one-disk"
+    path.write_text(text + "\nboot: {strict: on}\n")
+    assert platform_named("qemu-11-q35-one-disk", tmp_path, made).boot == (("strict", "on"),)
     tables = f"\ntables: {{sha256: {'0' * 64}, size: 1}}\n"
     for changed, said in (
         (text.replace('slot: "02.0"', 'slot: "02.0", bootindex: 1'), "gives QEMU a boot order"),
-        (text + "\nboot: {strict: on}\n", "gives QEMU a boot order"),
+        (text + "\nboot: {menu: on}\n", "gives QEMU a boot order"),
         (text + tables, "were learnt for a direct boot"),
         (text.replace("tee: tdx", "tee: none").replace("tpm: false", "tpm: true"), "runs its guests in none"),
         (text.replace('  - {kind: virtio-blk, slot: "02.0"} # root.raw\n', ""), "has 0 disks"),
