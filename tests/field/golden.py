@@ -17,6 +17,8 @@ from privml.readers.replay import Replayed, replay
 
 FOLDER = Path(__file__).resolve().parents[1] / "vectors/field"
 """One folder for each field test that was received."""
+SIMULATED = FOLDER.with_name("simulated-field")
+"""A field test that no TD ran: `tests/unit/field_fake.py` made it up, and README does not name it."""
 PACKED, EXPECTED = "capture.tar.xz", "expected.json"
 
 
@@ -50,19 +52,22 @@ def files(capture: bytes, facts_json: bytes, about: dict[str, Any]) -> dict[str,
     }
 
 
-def problems(folder: Path, readme: str) -> list[str]:
-    """What of today's comparison differs from what ``folder`` expects, and a row that README lacks."""
+def changes(folder: Path) -> list[str]:
+    """What of today's comparison differs from what ``folder`` expects."""
     expected = json.loads((folder / EXPECTED).read_bytes())
     capture = lzma.decompress((folder / PACKED).read_bytes())
     found = summary(replayed(capture, (folder / FACTS).read_bytes()))
-    wrong = [
+    return [
         f"{folder.name}: {name}: got {canonical(found[name]).decode()}, expected {canonical(expected[name]).decode()}"
         for name in found
         if found[name] != expected[name]
     ]
-    return (
-        wrong if link(folder.name) in readme else [*wrong, f"{folder.name}: README: no row with {link(folder.name)}"]
-    )
+
+
+def problems(folder: Path, readme: str) -> list[str]:
+    """The ``changes`` of a received field test, and a row that README lacks."""
+    row = [] if link(folder.name) in readme else [f"{folder.name}: README: no row with {link(folder.name)}"]
+    return [*changes(folder), *row]
 
 
 def link(name: str) -> str:

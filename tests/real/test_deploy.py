@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import unpacked
-from tests.unit.deployed import ODD, of, shipped_platform
+from tests.unit.deployed import ODD, from_disk, of, shipped_platform
 
 from privml.agent import identity
 from privml.agent.layout import Layout
@@ -42,6 +42,7 @@ DOMAIN = "/usr/share/libvirt/schemas/domain.rng"
 NGINX = Path(__file__).parent / "platforms/nginx.lock.json"
 OPERATING = Path(__file__).parents[2] / "docs/OPERATING.md"
 LIBVIRT = shipped_platform("qemu-11-q35-libvirt")
+LIBVIRT_ONE = shipped_platform("qemu-11-q35-libvirt-one-disk")
 MORE = (Device("virtio-rng", 5), Device("virtio-balloon", 6), Device("vsock", 7))
 
 
@@ -76,6 +77,24 @@ def test_libvirts_schemas_accept_the_domain(
     assert done.returncode == 0, done.stdout
     broken = valid(schemas, text.replace("<memballoon", "<memballon").replace('type="tdx"', 'type="tdy"'), tmp_path)
     assert broken.returncode != 0, "a mistake is seen"
+
+
+@pytest.mark.parametrize("folder", ["/srv/demo-cpu", ODD], ids=["plain", "odd"])
+def test_libvirts_schemas_accept_a_domain_that_boots_from_its_disk(
+    folder: str, schemas: ToolsTree, tmp_path: Path
+) -> None:
+    text = domain.write(from_disk(LIBVIRT_ONE, folder)).text
+    done = valid(schemas, text, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_end_of_a_boot_order_is_in_no_table_of_a_machine_that_boots_from_its_disk(tools: ToolsTree) -> None:
+    size, plain = Size(2, 2 * GIB), replace(LIBVIRT_ONE, boot=())
+    read = read_of(Qemu(tools), tools, LIBVIRT_ONE, size, kernel=False)
+    assert read == read_of(Qemu(tools), tools, plain, size, kernel=False)
+    assert read["bootorder"] == b""
+    ordered = replace(LIBVIRT_ONE, devices=(replace(LIBVIRT_ONE.devices[0], bootindex=1), LIBVIRT_ONE.devices[1]))
+    assert read_of(Qemu(tools), tools, ordered, size, kernel=False)["bootorder"].endswith(b"HALT\0")
 
 
 def test_qemu_makes_the_platforms_tables_of_the_domain(tools: ToolsTree, tmp_path: Path) -> None:

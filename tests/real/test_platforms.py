@@ -21,7 +21,7 @@ from privml.machine.platform import MEMORY, Platform, Size
 from privml.machine.qemu import HostSide, arguments
 from privml.measure import acpi, smbios
 from privml.measure.tables import decode
-from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.loader import qemus_in, shipped
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.store.objects import Store
 from privml.vm import foreign, learn
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.real
 GIB = 1 << 30
 PROGRAM = "usr/bin/qemu-system-x86_64"
 SHIPPED = load_platform("qemu-11-q35", shipped())
-OF_THE_TOOLS = [one for one in platforms_in(shipped()) if one.tables is None]
-OF_DEBIAN_13 = [one for one in platforms_in(shipped()) if one.tables is not None]
+OF_THE_TOOLS = [one for one in qemus_in(shipped()) if one.tables is None]
+OF_DEBIAN_13 = [one for one in qemus_in(shipped()) if one.tables is not None]
 CPU = SHIPPED.cpu.partition(",")[2].removesuffix(",pdpe1gb=on")
 DEBIAN_13 = Path(__file__).parent / "platforms/debian-13-qemu.lock.json"
 # Other devices in other slots than any shipped platform has, some where QEMU chooses.
@@ -130,7 +130,7 @@ def test_shipped_tables_are_those_that_debian_13_says_again(
 
 @pytest.mark.parametrize(
     "file",
-    [one for one in platforms_in(shipped()) if one.tee != NO_TEE and one.registers[RTMR0] == "booted-tables"],
+    [one for one in qemus_in(shipped()) if one.tee != NO_TEE and one.registers[RTMR0] == "booted-tables"],
     ids=lambda one: one.name,
 )
 def test_a_platforms_file_names_the_events_that_only_a_td_can_confirm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def of(chosen: Platform, folder: str = "/srv/demo-cpu", size: Size = SIZE, **mor
         **more,
     }
     return Deployment(**values)
+
+
+def from_disk(chosen: Platform, folder: str = "/srv/demo-cpu", **more: Any) -> Deployment:
+    """The deployment of an image that boots from its disk."""
+    found = of(chosen, folder, **more)
+    return replace(found, launch=replace(found.launch, disks=(), boot_disk=Path(f"{folder}/disk.raw")))
 
 
 def shipped_platform(name: str) -> Platform:

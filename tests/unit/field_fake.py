@@ -1,4 +1,7 @@
-"""A field test without a machine: a TD's log and quote made from a prediction, signed by the simulation's key."""
+"""A field test without a machine: a TD's log and quote made from a prediction, signed by the simulation's key.
+
+`python -m tests.unit.field_fake` writes the one that `tests/golden/test_received.py` compares.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.field import compared, facts
+from tests.field import compared, facts, golden
 from tests.field.record import BUNDLE, CAPTURE, FACTS, LAUNCH, STEPS, Machine, Report, Row, Step
 from tests.golden.test_measure_boots import VECTORS, read_facts
 
@@ -121,3 +124,16 @@ def written(path: Path, data: bytes) -> Path:
     """``path`` with ``data`` in it."""
     path.write_bytes(data)
     return path
+
+
+def simulated() -> dict[str, bytes]:
+    """The files of the golden test: another order of boot, and the last event of RTMR1 is not in the log."""
+    changed = next(number for number, event in enumerate(made().prediction.events) if event.origin == "bootorder")
+    one = made(changed={changed: b"\x07" * 48}, lost=True)
+    return golden.files(one.files[CAPTURE], one.files[FACTS], {"simulated": True})
+
+
+if __name__ == "__main__":
+    golden.SIMULATED.mkdir(exist_ok=True)
+    for name, data in simulated().items():
+        written(golden.SIMULATED / name, data)

@@ -303,3 +303,17 @@ def archives(*machines: Machine) -> Iterator[tuple[str, bytes]]:
     """The captures of machines, with the names of their files."""
     for machine in machines:
         yield f"{machine.name}.tar", machine.capture()
+
+
+# --- platforms ------------------------------------------------------------------------------------------------------
+
+
+def gce_platform(name: str, *sizes: str) -> str:
+    """The file of a platform whose machines are nowhere."""
+    rows = "".join(f"  - {size}\n" for size in sizes)
+    return (
+        f'schema: 2\nname: {name}\ndescription: "Invented."\ntee: tdx\nvmm: {{kind: gce}}\n'
+        f'firmware: {{sha384: "{"0" * 96}", svn: 2, endorsed_until: "2034-01-01T00:00:00Z"}}\n'
+        f"registers: {{mrtd: endorsement, rtmr0: captures}}\nsizes:\n{rows}"
+        f'tables: {{sha256: "{"1" * 64}", size: 9}}\n'
+    )

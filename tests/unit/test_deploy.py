@@ -11,7 +11,7 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 from deployed import CARD, ODD, document, invoke, of, shipped_platform
-from test_image_manifest import sample
+from test_image_manifest import on_one_disk, sample
 
 from privml.base.errors import UsageError
 from privml.cli.deploy import deploy as verb
@@ -192,6 +192,22 @@ def test_each_kind_says_what_is_known_of_the_registers(kind: str, image: str) ->
     assert (found["kind"], found["name"], found["vcpus"], found["memory"]) == (kind, "demo-cpu", 2, 2 << 30)
     assert found["text"] and found["file"] is None
     assert (found["learn"] is not None) == (kind == "libvirt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_boots_from_its_disk_has_a_file_of_each_kind(kind: str, image: str) -> None:
+    folder = Path(image)
+    made = replace(on_one_disk(folder), platforms=("qemu-11-q35-libvirt-one-disk",))
+    (folder / "manifest.json").write_bytes(made.encode())
+    more = ("--container", "reg.example/demo:1") if kind == "kubevirt" else ("--folder", "/srv/x")
+    found = document(image, "--for", kind, *more)
+    text = found["text"]
+    assert "disk.raw" in text
+    assert all(word not in text for word in ("root.raw", "model.raw", "uki.efi", "<kernel", "-kernel", "kernelBoot"))
+    rtmr0 = {"libvirt": "depends-on-host", "kubevirt": "unknown"}.get(kind, "predicted")
+    assert found["registers"]["rtmr0"] == rtmr0
+    assert found["learn"] is None
+    assert any("a copy of the platform's file" in note for note in found["notes"]) == (kind == "libvirt")
 
 
 def test_options_change_the_machine_and_the_host_side(image: str) -> None:

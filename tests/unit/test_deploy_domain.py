@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from deployed import CARD, ODD, of, shipped_platform
+from deployed import CARD, ODD, from_disk, of, shipped_platform
 
 from privml.base.errors import UsageError
 from privml.deploy import domain
@@ -22,6 +22,8 @@ from privml.vm import libvirt
 LIBVIRT = shipped_platform("qemu-11-q35-libvirt")
 PLAIN = shipped_platform("qemu-11-q35")
 H100 = shipped_platform("qemu-11-q35-h100")
+ONE_DISK = shipped_platform("qemu-11-q35-one-disk")
+LIBVIRT_ONE = shipped_platform("qemu-11-q35-libvirt-one-disk")
 CPU = Difference("cpu", "the host's vendor, family, model, stepping", "GenuineIntel, 6, 143, 8", certain=False)
 UUID = Difference("uuid", HARDWARE_UUID, "none")
 BOOT = Difference("boot", "strict=on", "none")
@@ -147,6 +149,46 @@ def test_a_domain_that_makes_another_machine_differs(old: str, new: str, what: s
     assert old in text
     found = domain.compared(deployment, text.replace(old, new))
     assert [one.what for one in found] == ["cpu", what]
+
+
+@pytest.mark.parametrize(
+    ("platform", "found"),
+    # An order of boot is in no table of a machine that boots from its disk.
+    [(LIBVIRT_ONE, (CPU,)), (ONE_DISK, (CPU, UUID)), (replace(ONE_DISK, boot=(("menu", "on"),)), (CPU, UUID))],
+    ids=("libvirt", "plain", "menu"),
+)
+def test_a_domain_that_boots_from_its_disk_is_the_platforms_machine(
+    platform: Platform, found: tuple[Difference, ...]
+) -> None:
+    deployment = from_disk(platform)
+    written = domain.write(deployment)
+    assert sorted(written.differences, key=str) == sorted(found, key=str)
+    root = ET.fromstring(written.text)
+    assert (root.find("os/kernel"), root.findtext("os/loader")) == (None, "/srv/demo-cpu/firmware.fd")
+    (disk,) = root.iter("disk")
+    assert disk.find("source").attrib == {"file": "/srv/demo-cpu/disk.raw"}  # type: ignore[union-attr]
+    assert disk.find("readonly") is not None and disk.find("boot") is None
+    theirs = commandline.read(
+        libvirt.read(written.text.encode(), from_disk=True).words, identity(platform), from_disk=True
+    )
+    ours = commandline.read(deployment.arguments(), {}, from_disk=True)
+    for name in ("machine", "options", "identity", "size", "devices", "sockets", "serial"):
+        assert getattr(theirs, name) == getattr(ours, name), name
+
+
+def test_a_domain_has_a_kernel_or_a_disk_to_boot_from() -> None:
+    text = domain.write(from_disk(LIBVIRT_ONE)).text
+    with pytest.raises(UsageError, match=r"<kernel>: expected <kernel> with uki\.efi"):
+        libvirt.read(text.encode())
+    for order, what in (
+        ('<boot dev="hd" />', ["boot", "devices"]),
+        ('<boot dev="cdrom" /><bootmenu enable="yes" />', ["boot"]),
+    ):
+        changed = text.replace('<boot dev="cdrom" />', order)
+        assert [one.what for one in domain.compared(from_disk(LIBVIRT_ONE), changed)] == ["cpu", *what]
+    both = text.replace("<loader ", "<kernel>/x/uki.efi</kernel><loader ")
+    with pytest.raises(UsageError, match="`-kernel`: leave it out: the machine boots from its disk"):
+        domain.compared(from_disk(LIBVIRT_ONE), both)
 
 
 def test_a_card_is_behind_a_root_port_of_its_own() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deployed import of, shipped_platform
+from deployed import from_disk, of, shipped_platform
 
 from privml.base.errors import UsageError
 from privml.deploy import virtualmachine
@@ -79,6 +79,20 @@ def test_the_containerfile_puts_each_file_where_the_manifest_looks() -> None:
     assert copied == wanted == {"/disk/root.raw", "/disk/model.raw", "/boot/uki.efi"}
     assert {volume["containerDisk"]["image"] for volume in spec["volumes"]} | {kernel["image"]} == {REFERENCE}
     assert [disk["name"] for disk in spec["domain"]["devices"]["disks"]] == [one["name"] for one in spec["volumes"]]
+
+
+def test_an_image_that_boots_from_its_disk_is_one_disk_of_the_container() -> None:
+    text = virtualmachine.write(from_disk(ONE_DISK, container=REFERENCE)).text
+    document = yaml.safe_load(text)
+    assert problems(document, API["root"], "") == []
+    layout = [line for line in text.splitlines() if line.startswith(LAYOUT)]
+    assert layout[1:] == [f"{LAYOUT}COPY --chown=107:107 disk.raw /disk/"]
+    spec = document["spec"]["template"]["spec"]
+    assert spec["domain"]["firmware"] == {"bootloader": {"efi": {"secureBoot": False}}}
+    assert spec["domain"]["devices"]["disks"] == [
+        {"name": "disk", "bootOrder": 1, "disk": {"bus": "virtio", "readonly": True}}
+    ]
+    assert spec["volumes"] == [{"name": "disk", "containerDisk": {"image": REFERENCE, "path": "/disk/disk.raw"}}]
 
 
 def test_it_is_a_td_of_the_wanted_size_that_is_ready_when_the_guest_is() -> None:

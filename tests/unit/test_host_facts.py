@@ -20,7 +20,7 @@ from privml.host.facts import GIB, HostFacts, MirrorFact, judge, summary
 from privml.host.line import Line
 from privml.host.qemu import QemuFact
 from privml.recipe.distributions import Suite
-from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.loader import qemus_in, shipped
 
 HEALTHY = HostFacts(
     root=False,
@@ -194,7 +194,7 @@ def test_an_empty_machine_is_surveyed(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/qemu-system-x86_64").write_text("#!/bin/sh\necho 'QEMU emulator version 9.2.1 (Ours 1)'\n")
     (tmp_path / "usr/bin/qemu-system-x86_64").chmod(0o755)
-    facts = survey.look(tmp_path / "tools.lock.json", [], platforms_in(shipped()), root=tmp_path)
+    facts = survey.look(tmp_path / "tools.lock.json", [], qemus_in(shipped()), root=tmp_path)
     assert facts.qemu == QemuFact(f"{tmp_path}/usr/bin/qemu-system-x86_64", "9.2.1", "Ours 1", False, ())
     assert (facts.kvm, facts.tdx_host, facts.tdx_guest, facts.apparmor_restricts) == ("untried", "Y", True, True)
     assert "does not exist" in facts.tools_lock_problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from privml.host import qemu, tdx
 from privml.host.ladder import TdxFacts, ladder
 from privml.host.line import Line
 from privml.host.tdx import Outside, look
+from privml.recipe import drivers, referencevalues
 from privml.recipe.loader import load_platform, shipped
 
 CPU = """processor\t: 0
@@ -167,8 +169,8 @@ def test_a_host_that_is_ready_has_no_failing_rung(host: Host) -> None:
     assert [str(line) for line in lines if line.status == "fail"] == []
     assert [line.name for line in lines] == [
         "cpu", "tme", "key-ids", "kvm-tdx", "tdx-module", "qemu", "platform", "sgx", "quote-service", "pccs",
-        "registration", f"gpu {GPU} mode", f"gpu {GPU} driver", f"gpu {GPU} iommu", f"gpu {GPU} vbios", "gpu-dma",
-        "gpu-ppcie",
+        "registration", f"gpu {GPU} mode", f"gpu {GPU} driver", f"gpu {GPU} iommu", f"gpu {GPU} vbios",
+        "gpu-image-driver", "gpu-dma", "gpu-ppcie",
     ]  # fmt: skip
     assert tree(host.root) == before, "looking changed something"
     assert host.dialled[0] == (1, 4050)
@@ -195,6 +197,7 @@ FOUND = [
     ("registration", "only a quote that verifies shows it"),
     (f"gpu {GPU} mode", "confidential computing is on"),
     (f"gpu {GPU} iommu", "in IOMMU group 42"),
+    ("gpu-image-driver", "for the drivers of images: 550.163.01, 595.71.05"),
     ("gpu-ppcie", "no NVSwitch"),
 ]
 
@@ -211,6 +214,11 @@ def _log(text: str | None) -> Callable[[Host], None]:
 
 def _file(name: str, text: str) -> Callable[[Host], None]:
     return lambda host: host.write(name, text)
+
+
+def _vbios(version: str) -> Callable[[Host], None]:
+    information = f"Model: \t NVIDIA H100\nVideo BIOS: \t {version}\n"
+    return _file(f"proc/driver/nvidia/gpus/{GPU}/information", information)
 
 
 def _gone(name: str) -> Callable[[Host], None]:
@@ -326,10 +334,31 @@ BROKEN: list[tuple[str, Callable[[Host], None], str, str, str]] = [
     (f"gpu {GPU} iommu", _gone(f"sys/bus/pci/devices/{GPU}/iommu_group"), "fail", "no IOMMU group", "VT-d"),
     (
         f"gpu {GPU} vbios",
-        _file(f"proc/driver/nvidia/gpus/{GPU}/information", "Model: \t NVIDIA H100\nVideo BIOS: \t 96.00.5e.00.01\n"),
+        _vbios("96.00.5e.00.07"),
         "warn",
-        "VBIOS 96.00.5e.00.01",
-        "evidence",
+        "VBIOS 96.00.5e.00.07: no reference values on 2026-02-01",
+        "look for 96005E0007 in https://rim.attestation.nvidia.com/v1/rim/ids",
+    ),
+    (
+        f"gpu {GPU} vbios",
+        _vbios("??.??.??.??.??"),
+        "warn",
+        "not readable while vfio-pci has",
+        "nvidia-smi --query-gpu",
+    ),
+    (
+        f"gpu {GPU} vbios",
+        _gone(f"sys/bus/pci/devices/{GPU}/driver"),
+        "warn",
+        "not readable without a driver",
+        "in the guest's evidence",
+    ),
+    (
+        "gpu-image-driver",
+        _file(f"sys/bus/pci/devices/{GPU}/device", "0x2901\n"),
+        "warn",
+        f"{GPU} (0x2901)",
+        "no driver",
     ),
     ("gpu-dma", _gone("dev/iommu"), "fail", "dma_entry_limit is 65535", "dma_entry_limit=4194304"),
     ("gpu-ppcie", lambda host: host.switch(None), "warn", "1 GPUs and 1 NVSwitches: not all", "--query-ppcie-mode"),
@@ -432,3 +461,24 @@ def test_a_socket_that_nothing_listens_at_is_said_to_refuse(tmp_path: Path) -> N
     assert tdx._get("http://127.0.0.1:1/rootcacrl") != ""
     assert qemu.program([str(tmp_path / "none")]) == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_a_vbios_with_reference_values_is_named(host: Host) -> None:
+    _vbios("96.00.5e.00.01")(host)
+    found = host.line(f"gpu {GPU} vbios")
+    assert (found.status, found.remedy) == ("ok", "")
+    assert "reference values are published (NV_GPU_VBIOS_1010_0200_882_96005E0001)" in str(found)
+
+
+def test_a_driver_of_images_without_reference_values_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "_REFERENCE_VALUES", {drivers.NVIDIA: {"550.163.01"}})
+    found = host.line("gpu-image-driver")
+    assert (found.status, found.found) == ("warn", "no reference values of driver 595.71.05")
+
+
+def test_reference_values_are_found_by_vbios() -> None:
+    assert referencevalues.of_vbios("97.00.d9.00.35") == "NV_GPU_VBIOS_G525_0220_886_9700D90035"
+    assert referencevalues.of_vbios("96.00.A5.00.01") == "NV_GPU_VBIOS_G520_0200_885_9600A50001"
+    assert referencevalues.of_vbios("G520.0200.885") is None
+    assert referencevalues.of_vbios("") is None
+    assert all(re.fullmatch(r"[0-9A-F]{10}", one) for one in referencevalues._BOARD_OF)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from privml.base.errors import HostError
+from privml.events.boots import DISK
 from privml.image import diskroom
 from privml.lock.lockfile import read_lock
-from privml.recipe.loader import shipped
+from privml.recipe.loader import load, shipped
+from privml.repro import rebuilt
 from privml.store.objects import Store
 
 GB = 10**9
@@ -52,3 +55,15 @@ def test_a_build_needs_several_times_its_wheels() -> None:
     lock = read_lock(shipped() / "tdx-h100-vllm.lock.json")
     assert 5.2 * GB < diskroom.of_inputs(lock) < 7 * GB
     assert diskroom.of_build(7 * GB) > 2.65 * 7 * GB
+
+
+def test_a_disk_to_boot_from_has_models_and_root_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, wheels = (read_lock(shipped() / f"{name}.lock.json") for name in ("demo-cpu", "tdx-h100-vllm"))
+    assert GB // 20 < diskroom.of_disk(small) - diskroom.REST_OF_DISK < GB // 5
+    assert 5.2 * GB < diskroom.of_disk(wheels) < 8 * GB
+    recipe = load(shipped() / "demo-cpu.yaml")
+    from_disk = replace(recipe, content=recipe.content.model_copy(update={"boot": DISK}))
+    monkeypatch.setattr(rebuilt, "NEEDED", 0)
+    store = Store(Path("/nowhere"))
+    assert rebuilt._needed(recipe, small, store) == 0
+    assert rebuilt._needed(from_disk, small, store) == diskroom.of_disk(small)

@@ -13,13 +13,14 @@ import attestation_samples as samples
 import click
 import logged_fake
 import pytest
+from image_volume import volume
 from pool_server import serving
 from published_fake import DAY, NAME, NOW, signer
 from registry_fake import serving as registry_serving
 from test_cli_main import Outcome, as_found  # noqa: F401 - fixtures
 from test_client_ci import ROOT as SIGSTORE_ROOT
 from test_log_command import pem
-from test_publish_command import PUBLISHERS, Project, begun, commit_something, templates  # noqa: F401 - fixtures
+from test_publish_command import PUBLISHERS, Project, begun, commit_something, resealed, templates  # noqa: F401
 from test_repro_compare import opener
 
 from privml.base.errors import BuildError, EvidenceError
@@ -213,6 +214,52 @@ def test_a_registry_and_an_image_layout_are_pools(caller: Caller, tmp_path: Path
     shutil.rmtree(tmp_path / "caller/store")
     caller.fetched(pool=layout)
     assert files(caller.output)["root.raw"] == (caller.published / "root.raw").read_bytes()
+
+
+def on_a_disk(folder: Path) -> None:
+    (folder / "disk.raw").write_bytes(volume("privml-esp"))
+    resealed(boot="disk")(folder)
+
+
+def test_an_image_that_boots_from_its_disk_is_published_fetched_and_exported_with_it(caller: Caller) -> None:
+    project, second = caller.project, caller.project.folder.parent / "leg-2-a"
+    commit_something()
+    project.bend = {"a": on_a_disk, "b": on_a_disk}
+    outcome = project.version("1.1", "--artefacts", "pool")
+    assert outcome.code == 0, outcome.stderr
+    made = manifests.read(second)
+    disk = made.artefacts["disk.raw"]
+    assert (Path("pool") / relative(disk.sha256)).read_bytes() == (second / "disk.raw").read_bytes()
+    outcome = caller.fetch(wanted=f"{NAME}@1.1", pool="pool")
+    assert outcome.code == 0, outcome.stderr
+    found = files(caller.output)
+    assert {name: found[name] for name in made.artefacts} == {
+        name: (second / name).read_bytes() for name in made.artefacts
+    }
+    assert manifests.read(caller.output) == made
+    assert (made.boot, made.disks) == ("disk", ("disk.raw",))
+    words = (
+        "--format",
+        "oci",
+        "--trust",
+        "measurements/root.json",
+        "--image",
+        str(caller.output),
+        "--output",
+        "layout",
+    )
+    outcome = caller.run("export", f"{NAME}@1.1", *words)
+    assert outcome.code == 0, outcome.stderr
+    assert (Path("layout/blobs/sha256") / disk.sha256).read_bytes() == found["disk.raw"]
+    shutil.rmtree(caller.output)
+    shutil.rmtree(caller.folder / "store")
+    assert caller.fetch(wanted=f"{NAME}@1.1", pool="layout").code == 0
+    assert files(caller.output)["disk.raw"] == found["disk.raw"]
+    (Path("pool") / relative(disk.sha256)).write_bytes(b"another disk")
+    shutil.rmtree(caller.output)
+    shutil.rmtree(caller.folder / "store")
+    outcome = caller.fetch(wanted=f"{NAME}@1.1", pool="pool")
+    assert (outcome.code, "disk.raw" in outcome.stderr, caller.output.exists()) == (4, True, False), outcome.stderr
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

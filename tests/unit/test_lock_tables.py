@@ -16,13 +16,13 @@ from privml.lock.tables import bring_tables, carry, pack, packed_path, unpack
 from privml.machine.platform import Size
 from privml.measure.tables import LearntTables as Decoded
 from privml.measure.tables import decode, measured_files
-from privml.recipe.loader import load_platform, platforms_in, shipped
+from privml.recipe.loader import load_platform, qemus_in, shipped
 from privml.recipe.platform import LearntTables, PlatformFile
 from privml.store.objects import Store
 from privml.vm.platforms import record
 from privml.vm.qtest import blobs
 
-SHIPPED = platforms_in(shipped())
+SHIPPED = qemus_in(shipped())
 CARRIED = [one for one in SHIPPED if one.tables is not None]
 SIZE = Size(2, 2 << 30)
 TABLES = Decoded(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from gce_files import gce_platform
 
 from privml.base.errors import RecipeError, UsageError
 from privml.cli.lint import lint
@@ -25,6 +26,7 @@ RECIPE = "demo-cpu.yaml"
 GPU = "tdx-gpu-min.yaml"
 H100 = "tdx-h100-vllm.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
+SIZES = ("{vcpus: 2, memory: 2GiB}", "{vcpus: 4, memory: 4GiB}")
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
 ARCHIVE = f'archives: {{acme: {{suite: stable, keyring: absent.gpg, fingerprints: ["{"A" * 40}"]}}}}\n'
@@ -51,6 +53,8 @@ CASES = {
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
     "boot-disk": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
+    "platform-size": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-small]\nboot: disk"),
+    "platform-untried": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-both]\nboot: disk"),
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
@@ -115,6 +119,8 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(shipped(), folder)
     (folder / "bloom").mkdir()
     (folder / "bloom" / "config.json").write_text('{"architectures": ["BloomForCausalLM"]}')
+    for name, sizes in (("gce-small", SIZES[:1]), ("gce-both", SIZES)):
+        (folder / f"platforms/{name}.yaml").write_text(gce_platform(name, *sizes))
     monkeypatch.chdir(tmp_path)
     return folder
 

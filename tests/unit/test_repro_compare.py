@@ -26,7 +26,7 @@ from privml.events.gpt import Partition
 from privml.events.registers import MRTD
 from privml.measure.cpio import Member, archive
 from privml.output import manifest as manifests
-from privml.output.artefacts import artefact
+from privml.output.artefacts import DISK, artefact
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
 from privml.repro import current
@@ -47,7 +47,8 @@ def initrd(body: bytes = b"init") -> bytes:
 def sealed(folder: Path, **changes: object) -> Manifest:
     """Write manifest and prediction for the files in ``folder``, as a build does at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
-    names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes)
+    disk = (DISK,) if made.boot == "disk" else ()
+    names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes, *disk)
     made = replace(made, artefacts={name: artefact(folder / name) for name in names})
     (folder / "manifest.json").write_bytes(made.encode())
     predicted(folder)

@@ -15,6 +15,7 @@ import pytest
 from gce_files import GIB, LARGE, LOG, MRTD, NOW, ONE, QUOTE, TWO, Golden, Machine, archives, endorsement, other
 from json_schema import accepts
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
+from test_image_manifest import on_one_disk
 from test_measure_disk import disk, fat16
 from test_vm_learn import TOOLS
 from tests.golden.test_measure_boots import load
@@ -39,15 +40,17 @@ from privml.measure import dmi, smbios, uki
 from privml.measure.digest import sha384
 from privml.measure.learntmachine import predict_on
 from privml.output import manifest as manifests
-from privml.recipe import document, schema
+from privml.output.artefacts import artefact
+from privml.recipe import document, loader, schema
 from privml.recipe.gceplatform import GcePlatformFile
-from privml.recipe.loader import load_any_platform, load_platform, platforms_in, shipped
+from privml.recipe.loader import load_any_platform, load_platform, platforms_in, platforms_of
 from privml.statement import predicate as predicates
 from privml.store.objects import Store
 from privml.verify.bare import Finding, Origin
 from privml.verify.verdict import Refusal
 from privml.vm import gce as machines
 from privml.vm.gcelearn import LearntGce, NotLearntError, learn
+from privml.vm.predicted import ImagePredictor, predict_image
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 SMALL_SIZE, LARGE_SIZE = Size(4, 16 * GIB), Size(8, 32 * GIB)
@@ -469,13 +472,24 @@ def test_platform_learn_writes_a_file_and_an_object(
     assert machines.machines_of(file, Store()).sizes == (SMALL_SIZE,)
     assert [one.name for one in platforms_in(place / "recipes")] == ["my-gce"]
     assert known_tables([place / "recipes"]) == {item.sha256 for item in tables_of([file])} == {file.tables.sha256}
-    with pytest.raises(RecipeError, match="a machine of Google, which boots from a disk: no recipe can name it"):
+    with pytest.raises(RecipeError, match="my-gce: a machine of Google, which nothing here can start"):
         load_platform("my-gce", place / "recipes")
     assert Outcome(capsys, "platform", "learn", "my-gce", *WORDS).code == 2
-    recipe = (shipped() / "tdx-min.yaml").read_text().replace("platforms: [", "platforms: [my-gce, ")
-    (place / "recipes/mine.yaml").write_text(recipe)
-    outcome = Outcome(capsys, "lint", "recipes/mine.yaml")
-    assert outcome.code == 3 and "platforms[0]: platform my-gce: a machine of Google" in outcome.stderr, outcome
+
+
+@pytest.mark.usefixtures("now")
+def test_the_machines_are_kept_next_to_the_platform(
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    written(place)
+    assert Outcome(capsys, "platform", "learn", "my-gce", *WORDS).code == 0
+    file = load_any_platform("my-gce", place / "recipes")
+    assert isinstance(file, GcePlatformFile)
+    empty = Store(tmp_path / "another")
+    assert machines.machines_of(file, empty).sizes == (SMALL_SIZE,)
+    assert empty.has(file.tables.sha256)
 
 
 @pytest.mark.usefixtures("now")
@@ -563,6 +577,9 @@ def test_a_file_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
     firmware = found.file.firmware.model_copy(update={"sha384": "00" * 48})
     with pytest.raises(MeasurementError, match=r"firmware.sha384 is 0000.*, but Google endorsed"):
         machines.machines_of(found.file.model_copy(update={"firmware": firmware}), store)
+    larger = [one.model_copy(update={"vcpus": 8}) for one in found.file.sizes]
+    with pytest.raises(MeasurementError, match=r"sizes are not those of the captured machines, 4 vCPU / 16GiB"):
+        machines.machines_of(found.file.model_copy(update={"sizes": larger}), store)
     other_object = found.file.tables.model_copy(update={"sha256": store.add_bytes(b"[]")})
     with pytest.raises(EvidenceError, match="platform my-gce: machines of a platform"):
         machines.machines_of(found.file.model_copy(update={"tables": other_object}), store)
@@ -586,12 +603,19 @@ def shown(
     return folder
 
 
+def captured(*names: str) -> list[str]:
+    """How a launch names the captures, in the order of the object for machines of one size."""
+    found = [hashlib.sha256(Path(f"{name}.tar").read_bytes()).hexdigest()[:8] for name in names]
+    return [*sorted(found[:2]), *found[2:]]
+
+
 def test_measure_predicts_for_each_captured_machine(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("measure", str(shown), "--platform", "my-gce", "--disk-file", "disk.raw")
     outcome = Outcome(capsys, *words, "--json")
     assert outcome.code == 0, outcome.stderr
     found = predicates.decode(outcome.stdout.encode())
-    assert [(one.platform, one.machine.vcpus) for one in found.launches] == [("my-gce", n) for n in (4, 4, 8)]
+    assert [one.machine.vcpus for one in found.launches] == [4, 4, 8]
+    assert [one.platform for one in found.launches] == [f"my-gce/{one}" for one in captured("one", "two", "large")]
     first, second, large = found.launches
     assert first.evidence()["mrtd"] is Evidence.ENDORSED and first.accepted("mrtd") == (MRTD,)
     assert {one.evidence()[RTMR0] for one in found.launches} == {Evidence.LEARNT}
@@ -609,7 +633,10 @@ def test_measure_predicts_for_each_captured_machine(shown: Path, capsys: pytest.
     ]
     assert found.manifest_sha256 == manifests.read(shown).sha256
     outcome = Outcome(capsys, *words, "--events", "--vcpus", "8", "--memory", "32GiB")
-    assert "learnt     machine: TD HOB" in outcome.stdout and "my-gce, 8 vcpus, 32768 MiB" in outcome.stdout
+    assert (
+        "learnt     machine: TD HOB" in outcome.stdout
+        and f"my-gce/{captured('large')[0]}, 8 vcpus, 32768 MiB" in outcome.stdout
+    )
     assert f"  mrtd  {MRTD.hex()}  endorsed  signed by the firmware's vendor" in outcome.stdout
 
 
@@ -650,6 +677,69 @@ def test_what_cannot_be_predicted_is_named(
     Path("esp-less.raw").write_bytes(disk(fat16(b""), type_=made.uuid.UUID(int=9)))
     outcome = Outcome(capsys, "measure", str(shown), "--platform", "my-gce", *words)
     assert (outcome.code, said in outcome.stderr) == (code, True), outcome.stderr
+
+
+def on_its_own_disk(folder: Path, *sizes: Size) -> manifests.Manifest:
+    """The image's manifest with ``boot: disk``, for platform ``my-gce``."""
+    made_of = replace(on_one_disk(folder), platforms=("my-gce",), shapes=sizes)
+    (folder / "disk.raw").write_bytes(disk(fat16((folder / "uki.efi").read_bytes())))
+    own = {**made_of.artefacts, "disk.raw": artefact(folder / "disk.raw")}
+    return replace(made_of, artefacts=own)
+
+
+def test_an_image_for_these_machines_is_predicted_with_its_own_disk(
+    shown: Path,
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a build predicts a recipe with this platform; its statement has a value for each register."""
+    recipes, cache = place / "recipes", Store().root
+    made_of = on_its_own_disk(shown, LARGE_SIZE)
+    found = predict_image(TOOLS, cache, shown, made_of, recipes)
+    (launch,) = predicates.decode(predicates.encode(found)).launches
+    assert (launch.platform, launch.evidence()[RTMR0]) == (f"my-gce/{captured('one', 'two', 'large')[2]}", "learnt")
+    assert all(len(launch.accepted(register)) == 1 for register in ("mrtd", *RTMRS))
+    (shown / "manifest.json").write_bytes(made_of.encode())
+    outcome = Outcome(capsys, "measure", str(shown), "--platform", "my-gce", "--json")
+    assert predicates.decode(outcome.stdout.encode()).launches[2] == launch
+    assert ImagePredictor(cache, recipes).inputs(["my-gce"]).keys() >= {"platform my-gce"}
+    with pytest.raises(MeasurementError, match="2 vCPU / 2GiB: no machine of this size was captured"):
+        predict_image(TOOLS, cache, shown, on_its_own_disk(shown, Size(2, 2 * GIB)), recipes)
+    direct = replace(
+        made_of, boot="direct", artefacts={k: v for k, v in made_of.artefacts.items() if k != "disk.raw"}
+    )
+    with pytest.raises(MeasurementError, match="my-gce starts its machines from a disk, and demo-cpu boots directly"):
+        predict_image(TOOLS, cache, shown, direct, recipes)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_recipe_names_these_machines_and_lint_says_what_is_missing(
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = place / "recipes/mine.yaml"
+    base = (
+        "schema: 2\ndescription: x\nbase: {distribution: debian, release: forky}\nfirmware: {tdx: {package: "
+        "ovmf-inteltdx}}\nkernel: {package: linux-image-cloud-amd64}\nagent: {listen: 8443, max_concurrency: 4}\n"
+        "platforms: [my-gce]\nshapes: [{vcpus: 4, memory: 16GiB}]\n"
+    )
+    devices = "devices: [virtio-blk: 1, virtio-net: 1]\n"
+    untried = "[platform-untried]"
+    for more, code, said in (
+        ("", 3, "devices: missing, expected them, because captures of a cloud's machines do not say them"),
+        (devices, 3, "platforms[0]: `my-gce` starts its machines from a disk, expected `boot: disk` [boot-disk]"),
+        (devices + "boot: disk\n", 0, "`my-gce` has NVMe disks and gVNIC, but the guest drives virtio only"),
+    ):
+        path.write_text(base + more)
+        outcome = Outcome(capsys, "lint", "recipes/mine.yaml")
+        assert (outcome.code, said in outcome.stderr) == (code, True), outcome.stderr
+    assert untried in outcome.stderr
+    path.write_text((base + devices + "boot: disk\n").replace("vcpus: 4", "vcpus: 2"))
+    outcome = Outcome(capsys, "lint", "recipes/mine.yaml")
+    assert "2 vCPU / 16GiB: no machine of this size was captured for `my-gce`, only 4 vCPU" in outcome.stderr
+    assert [one.sha256 for one in tables_of(platforms_of(loader.load(path)))] == [
+        one.sha256 for one in tables_of(platforms_in(place / "recipes"))
+    ]
 
 
 def test_a_disk_is_for_machines_of_google_only(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.machine.platform import Tables
 from privml.machine.qemu import HostSide
-from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.loader import qemus_in, shipped
 from privml.recipe.platform import NO_TEE
 from privml.vm import foreign, td
 from privml.vm.foreign import ForeignQemu
@@ -78,7 +78,7 @@ def measured(argv: list[str]) -> dict[str, list[str]]:
     return {"devices": devices, "machine": machine, "cpu": cpu, "flags": flags, **rest}
 
 
-@pytest.mark.parametrize("name", [one.name for one in platforms_in(shipped()) if one.tee != NO_TEE])
+@pytest.mark.parametrize("name", [one.name for one in qemus_in(shipped()) if one.tee != NO_TEE])
 def test_a_td_is_the_machine_whose_tables_are_read(name: str, launch: Launch, tmp_path: Path) -> None:
     chosen = platform(name, shipped())
     own = replace(launch, platform=chosen)
@@ -221,10 +221,12 @@ def test_a_platform_without_a_predicted_boot_from_a_disk_is_refused(
     path = tmp_path / "platforms/qemu-11-q35-one-disk.yaml"
     text = path.read_text()
     assert platform_named("qemu-11-q35-one-disk", tmp_path, made).name == "qemu-11-q35-one-disk"
+    path.write_text(text + "\nboot: {strict: on}\n")
+    assert platform_named("qemu-11-q35-one-disk", tmp_path, made).boot == (("strict", "on"),)
     tables = f"\ntables: {{sha256: {'0' * 64}, size: 1}}\n"
     for changed, said in (
         (text.replace('slot: "02.0"', 'slot: "02.0", bootindex: 1'), "gives QEMU a boot order"),
-        (text + "\nboot: {strict: on}\n", "gives QEMU a boot order"),
+        (text + "\nboot: {menu: on}\n", "gives QEMU a boot order"),
         (text + tables, "were learnt for a direct boot"),
         (text.replace("tee: tdx", "tee: none").replace("tpm: false", "tpm: true"), "runs its guests in none"),
         (text.replace('  - {kind: virtio-blk, slot: "02.0"} # root.raw\n', ""), "has 0 disks"),

@@ -108,8 +108,6 @@ def deploy(
         raise UsageError(f"{output} already exists", hint="choose another name, or remove that file")
     found = resolve(target)
     manifest = found.manifest()
-    if manifest.boot_disk is not None and not kind.boot_disk:
-        raise UsageError(f"{manifest.name} boots from its disk: --for {kind.name} starts `boot: direct` only")
     own = name or manifest.name
     if not _NAME.fullmatch(own):
         raise UsageError(f"--name {own[:80]}: expected at most 63 lower-case letters, digits and `-`")

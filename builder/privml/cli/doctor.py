@@ -14,9 +14,8 @@ from privml.host.ladder import ladder
 from privml.host.survey import look
 from privml.host.tdx import look as tdx_look
 from privml.lock.locate import recipe_locks, tools_lock_path
-from privml.recipe.loader import platforms_in, recipes_in, shipped
+from privml.recipe.loader import qemus_in, recipes_in, shipped
 from privml.recipe.names import name_of
-from privml.recipe.platform import PlatformFile
 
 
 @click.command()
@@ -43,7 +42,7 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     if tdx:
         _ladder(folder, gpu=gpu, as_json=as_json)
         return
-    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), _of_qemu(folder))
+    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), qemus_in(folder))
     lines = judge(facts)
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
@@ -60,7 +59,7 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
 
 
 def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
-    platforms = _of_qemu(folder)
+    platforms = qemus_in(folder)
     lines = ladder(tdx_look(platforms, gpus=gpu))
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
@@ -71,8 +70,3 @@ def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
         raise HostError(
             f"a TD needs: {', '.join(failing)}", hint=f"mend `{failing[0]}` first: the others stand on it"
         )
-
-
-def _of_qemu(folder: Path) -> list[PlatformFile]:
-    """The platforms that a QEMU of this machine may be; a cloud's are not."""
-    return [one for one in platforms_in(folder) if isinstance(one, PlatformFile)]

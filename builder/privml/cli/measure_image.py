@@ -29,12 +29,12 @@ from privml.recipe.loader import load_any_platform
 from privml.statement.launch import MeasuredLaunch
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
-from privml.vm import bootdisk, crosscheck, foreign, gce
+from privml.vm import bootdisk, crosscheck, foreign
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import place_of, platform_named
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import MachinePredictor, predict_image
+from privml.vm.predicted import MachinePredictor, gce_launches, predicate_of, predict_image
 
 
 def measure_image(
@@ -64,18 +64,14 @@ def measure_image(
         return
     learnt = None if platform is None else _of_cloud(platform, recipes_directory(found))
     if learnt is not None:
-        if boot or disk_file is None:
+        if boot or (disk_file is None and manifest.boot_disk is None):
             raise UsageError(
                 f"platform {learnt.name}: a machine of Google, which boots from a disk that nothing here can start",
-                hint="--disk-file names the disk, and leave out --boot",
+                hint="build the image with `boot: disk`, or name a disk with --disk-file; and leave out --boot",
             )
-        machines = gce.machines_of(learnt, Store())
-        _show(
-            gce.predict_image(learnt.name, machines, found.directory, manifest, disk_file, shapes),
-            shapes,
-            events=events,
-            as_json=as_json,
-        )
+        check_artefacts(found.directory, manifest.artefacts)
+        launches = gce_launches(learnt, Store(), found.directory, manifest, shapes, disk=disk_file)
+        _show(predicate_of(manifest, launches), shapes, events=events, as_json=as_json)
         return
     if disk_file is not None:
         raise UsageError(f"--disk-file needs a platform of Google Compute Engine, and {platform} is a QEMU's")

@@ -178,16 +178,19 @@ def _learn_gce(
         raise
     signed = _signed(read, collateral_file, now)
     Store().add_bytes(found.machines)
+    packed = pack(found.machines)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(packed_path(path), packed)
     write_atomic(path, found.text.encode())
     show(
         f"wrote {path}: firmware sha384:{endorsed.firmware_sha384.hex()}, signed by Google "
         f"({endorsed.signer}, until {found.file.firmware.endorsed_until})",
         found.file.description,
+        f"wrote {packed_path(path)}: the endorsement and the machines, serial numbers too, to be kept next to it",
     )
     for note in (*signed, *found.notes):
         show(f"note: {note}")
-    show(f"next: `privml-build measure NAME --platform {name} --disk-file DISK`", err=True)
+    show("next: name it in `platforms` of a recipe with `boot: disk`, then `privml-build lock` and `image`", err=True)
 
 
 def _signed(archives: list[tuple[str, bytes]], collateral_file: Path | None, now: int) -> tuple[str, ...]:

@@ -38,6 +38,12 @@ class Deployment:
         """The guest, its size and its platform, for a comment."""
         return f"{self.name}: {self.launch.size}, platform {self.launch.platform.name}"
 
+    @property
+    def disks(self) -> tuple[str, ...]:
+        """The paths of the machine's disks there, the one that it boots from first."""
+        first = () if self.launch.boot_disk is None else (str(self.launch.boot_disk),)
+        return (*first, *(f"{self.launch.image}/{name}" for name in self.launch.disks))
+
     def arguments(self) -> list[str]:
         """QEMU's arguments, those of `run --tdx`."""
         return td_arguments(self.launch, self.parts, self.state, self.port)
@@ -69,8 +75,7 @@ class Written:
 class Kind:
     """A kind of deployment. ``takes`` are the options that only some kinds have; ``mode`` is the file's.
 
-    ``quote_socket`` is where quotes come from unless the user says otherwise. ``boot_disk`` says whether it also
-    starts images that boot from their disk.
+    ``quote_socket`` is where quotes come from unless the user says otherwise.
     """
 
     name: str
@@ -78,7 +83,6 @@ class Kind:
     takes: frozenset[str] = field(default_factory=frozenset)
     mode: int = 0o644
     quote_socket: str = QUOTE_SERVICE
-    boot_disk: bool = False
 
 
 def plain(what: str, path: str) -> str:

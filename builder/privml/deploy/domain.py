@@ -25,6 +25,10 @@ HARDWARE_UUID = "5b0f4d4e-6d0e-4d6c-9a53-7c1f0e2b8d11"
 """The UUID in SMBIOS of every domain, unless the platform has its own: one platform is then that of all of them."""
 OLDEST = "11.7"
 """The first libvirt with <hwuuid>."""
+_OTHER_CPU = (
+    "for hosts with another CPU: a copy of the platform's file with their `identity`, since platforms are learnt for "
+    "direct boots only"
+)
 # Intel's ATTRIBUTES.SEPT_VE_DISABLE, which QEMU's own option sets in `machine.qemu`.
 _POLICY = "0x10000000"
 _SWITCHED = ("smm", "vmport")
@@ -42,9 +46,9 @@ def write(deployment: Deployment) -> Written:
             "--quote-socket: libvirt takes the path of a Unix socket only", hint="such as /var/run/tdx-qgs/qgs.socket"
         )
     disks = sum(device.kind == "virtio-blk" for device in platform.devices)
-    if disks != len(launch.disks):
+    if disks != len(deployment.disks):
         raise UsageError(
-            f"platform {platform.name} has {disks} disks, but the image has {len(launch.disks)} volumes: "
+            f"platform {platform.name} has {disks} disks, but the image has {len(deployment.disks)} volumes: "
             "a domain has no disk without a file",
             hint="name or learn a machine with as many",
         )
@@ -59,9 +63,12 @@ def write(deployment: Deployment) -> Written:
             f"needs libvirt {OLDEST} or newer, and QEMU {platform.qemu} at {deployment.qemu}",
             "of <interface> only model, rom and address are measured: your own network may take its place, "
             "with another MAC address",
+            *(() if launch.boot_disk is None else (_OTHER_CPU,)),
         ),
         learn="privml-build platform learn NAME --xml FILE "
-        f"--cpu vendor=V,family=N,model=N,stepping=N,phys-bits={platform.phys_bits}",
+        f"--cpu vendor=V,family=N,model=N,stepping=N,phys-bits={platform.phys_bits}"
+        if launch.boot_disk is None
+        else None,
     )
 
 
@@ -74,8 +81,10 @@ def compared(deployment: Deployment, text: str) -> tuple[Difference, ...]:
     def bars_of(address: str) -> tuple[int, ...]:
         return bars.get(address, ())
 
-    theirs = commandline.read(libvirt.read(text.encode()).words, identity, bars_of)
-    ours = commandline.read(deployment.arguments(), {}, bars_of)
+    from_disk = deployment.launch.boot_disk is not None
+    words = libvirt.read(text.encode(), from_disk=from_disk).words
+    theirs = commandline.read(words, identity, bars_of, from_disk=from_disk)
+    ours = commandline.read(deployment.arguments(), {}, bars_of, from_disk=from_disk)
     shared = [key for key in IDENTITY if key != "phys-bits"]
     cpu = Difference(
         "cpu",
@@ -83,7 +92,7 @@ def compared(deployment: Deployment, text: str) -> tuple[Difference, ...]:
         ", ".join(identity[key] for key in shared),
         certain=False,
     )
-    return (cpu, *differences(theirs, ours))
+    return (cpu, *differences(theirs, ours, from_disk=from_disk))
 
 
 def _cards(deployment: Deployment) -> list[Device]:
@@ -130,7 +139,8 @@ class _Builder:
     def os(self, os: ET.Element) -> None:
         _text(os, "type", "hvm", arch="x86_64", machine=self.platform.machine)
         _text(os, "loader", f"{self.launch.image}/{self.launch.firmware}", type="rom")
-        _text(os, "kernel", f"{self.launch.image}/uki.efi")
+        if self.launch.boot_disk is None:
+            _text(os, "kernel", f"{self.launch.image}/uki.efi")
         if not self.ordered:
             # libvirt gives the first disk a place in the boot order unless another device is named; there is none.
             ET.SubElement(os, "boot", dev="cdrom")
@@ -176,7 +186,7 @@ class _Builder:
     def disk(self, devices: ET.Element, device: Device, number: int) -> None:
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type="raw")
-        ET.SubElement(disk, "source", file=f"{self.launch.image}/{self.launch.disks[number]}")
+        ET.SubElement(disk, "source", file=self.deployment.disks[number])
         ET.SubElement(disk, "target", dev=f"vd{_letters(number)}", bus="virtio")
         ET.SubElement(disk, "readonly")
         _ordered(disk, device)

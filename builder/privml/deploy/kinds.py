@@ -16,7 +16,7 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind("libvirt", domain.write, takes=_QEMU, quote_socket=QUOTE_PATH),
         Kind("kubevirt", virtualmachine.write, takes=frozenset({"container"})),
-        Kind("qemu", script.write, takes=_QEMU | {"state"}, mode=0o755, boot_disk=True),
-        Kind("systemd", unit.write, takes=_QEMU | {"state"}, boot_disk=True),
+        Kind("qemu", script.write, takes=_QEMU | {"state"}, mode=0o755),
+        Kind("systemd", unit.write, takes=_QEMU | {"state"}),
     )
 }

@@ -6,6 +6,7 @@ Its firmware and its machine are KubeVirt's own, so MRTD and RTMR0 are not those
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
@@ -24,7 +25,10 @@ _PORT_NAME = "attested"
 
 
 def write(deployment: Deployment) -> Written:
-    """A VirtualMachine with kernelBoot and containerDisk volumes, and the Containerfile of both in comments."""
+    """A VirtualMachine with containerDisk volumes, and kernelBoot unless it boots from the first of them.
+
+    The Containerfile of its files is in comments.
+    """
     if deployment.container is None or not _REFERENCE.fullmatch(deployment.container):
         raise UsageError(
             f"--container {deployment.container or 'is missing'}: expected the name of an image of your registry",
@@ -49,8 +53,14 @@ def write(deployment: Deployment) -> Written:
     )
 
 
+def _disks(deployment: Deployment) -> list[str]:
+    """The names of the disks' files, the one that it boots from first."""
+    return [PurePosixPath(path).name for path in deployment.disks]
+
+
 def _head(deployment: Deployment) -> list[str]:
-    disks = " ".join(deployment.launch.disks)
+    disks = " ".join(_disks(deployment))
+    kernel = [f"{LAYOUT}COPY --chown={_OWNER} uki.efi /boot/"] if deployment.launch.boot_disk is None else []
     return [
         f"# {deployment.name}: {deployment.launch.size}. Written by `privml-build deploy`.",
         "# MRTD and RTMR0 are those of KubeVirt's firmware and machine: they are not predicted.",
@@ -59,13 +69,23 @@ def _head(deployment: Deployment) -> list[str]:
         f"#   sed -n 's/^{LAYOUT}//p' THIS-FILE | podman build --tag {deployment.container} --file - FOLDER",
         f"{LAYOUT}FROM scratch",
         f"{LAYOUT}COPY --chown={_OWNER} {disks} /disk/",
-        f"{LAYOUT}COPY --chown={_OWNER} uki.efi /boot/",
+        *kernel,
     ]
+
+
+def _disk(name: str, *, first: bool) -> dict[str, Any]:
+    order = {"bootOrder": 1} if first else {}
+    return {"name": name, **order, "disk": {"bus": "virtio", "readonly": True}}
 
 
 def _machine(deployment: Deployment) -> dict[str, Any]:
     launch, image = deployment.launch, deployment.container
-    disks = [name.removesuffix(".raw") for name in launch.disks]
+    files = _disks(deployment)
+    disks = [name.removesuffix(".raw") for name in files]
+    firmware: dict[str, Any] = {"bootloader": {"efi": {"secureBoot": False}}}
+    from_disk = launch.boot_disk is not None
+    if not from_disk:
+        firmware["kernelBoot"] = {"container": {"image": image, "kernelPath": "/boot/uki.efi"}}
     interface: dict[str, Any] = {"name": "default", "masquerade": {}, "model": "virtio"}
     guest: dict[str, Any] = {
         "terminationGracePeriodSeconds": 0,
@@ -76,23 +96,20 @@ def _machine(deployment: Deployment) -> dict[str, Any]:
             "features": {"acpi": {}, "smm": {"enabled": False}},
             "clock": {"utc": {}, "timer": {"hpet": {"present": False}}},
             "launchSecurity": {"tdx": {}},
-            "firmware": {
-                "bootloader": {"efi": {"secureBoot": False}},
-                "kernelBoot": {"container": {"image": image, "kernelPath": "/boot/uki.efi"}},
-            },
+            "firmware": firmware,
             "devices": {
                 "autoattachGraphicsDevice": False,
                 "autoattachInputDevice": False,
                 "autoattachMemBalloon": False,
                 "autoattachSerialConsole": True,
-                "disks": [{"name": disk, "disk": {"bus": "virtio", "readonly": True}} for disk in disks],
+                "disks": [_disk(disk, first=from_disk and disk == disks[0]) for disk in disks],
                 "interfaces": [interface],
             },
         },
         "networks": [{"name": "default", "pod": {}}],
         "volumes": [
             {"name": disk, "containerDisk": {"image": image, "path": f"/disk/{file}"}}
-            for disk, file in zip(disks, launch.disks, strict=True)
+            for disk, file in zip(disks, files, strict=True)
         ],
     }
     if launch.forward is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.host.line import Line
 from privml.host.qemu import QemuFact, fitting
+from privml.recipe import drivers, referencevalues
 
 # Intel's CPUs with TDX: family 6, Sapphire Rapids, Emerald Rapids, Granite Rapids (two), Sierra Forest.
 MODELS = {
@@ -31,6 +32,8 @@ _VERSIONS = (
 )
 _READY = "virt/tdx: module initialized"
 _FAILED = re.compile(r"virt/tdx: (.*(?:failed|not loaded|[Nn]ot supported).*)")
+HOPPER = "0x23"
+"""The start of the device ids of Hopper's GPUs."""
 _NEEDED_BY_GPU = 65536
 """Mappings of the legacy VFIO container that a TD with a card soon exceeds; 65535 is Linux's default."""
 
@@ -215,6 +218,7 @@ def _gpus(facts: TdxFacts, gpus: tuple[GpuFact, ...]) -> Iterator[Line]:
         return
     for gpu in gpus:
         yield from _gpu(gpu)
+    yield _image_drivers(gpus)
     if facts.iommufd:
         yield Line("ok", "gpu-dma", "/dev/iommu is there")
     else:
@@ -266,5 +270,39 @@ def _gpu(gpu: GpuFact) -> Iterator[Line]:
         yield Line("ok", f"{name} iommu", f"in IOMMU group {gpu.group}")
     else:
         yield Line("fail", f"{name} iommu", "in no IOMMU group", "in the BIOS: enable VT-d; boot with intel_iommu=on")
-    found = f"VBIOS {gpu.vbios}" if gpu.vbios else "its VBIOS cannot be read here"
-    yield Line("warn", f"{name} vbios", found, "whether NVIDIA lists it shows in the guest's evidence")
+    yield _vbios(gpu)
+
+
+def _vbios(gpu: GpuFact) -> Line:
+    """Whether NVIDIA publishes reference values of its VBIOS, which only its driver can read.
+
+    No register of a card is known that has the version, and its ROM is readable only after writing to its settings.
+    """
+    name = f"gpu {gpu.address} vbios"
+    if not gpu.vbios:
+        ask = "`nvidia-smi --query-gpu=vbios_version --format=csv` with the card at NVIDIA's driver"
+        holder = f"while {gpu.driver} has the card" if gpu.driver else "without a driver"
+        return Line("warn", name, f"not readable {holder}", f"{ask}, or see it in the guest's evidence")
+    known = referencevalues.of_vbios(gpu.vbios)
+    if known is not None:
+        return Line("ok", name, f"VBIOS {gpu.vbios}: reference values are published ({known})")
+    digits = gpu.vbios.replace(".", "").upper()
+    ask = f"look for {digits} in {referencevalues.SERVICE}; if it is not there, callers refuse the GPU: update it"
+    return Line("warn", name, f"VBIOS {gpu.vbios}: no reference values on {referencevalues.LISTED}", ask)
+
+
+def _image_drivers(gpus: tuple[GpuFact, ...]) -> Line:
+    """Whether NVIDIA publishes reference values of the drivers that an image may have: the host's is not measured."""
+    name, found = "gpu-image-driver", [version for vendor, version in drivers.DRIVERS if vendor == drivers.NVIDIA]
+    other = [f"{gpu.address} ({gpu.device})" for gpu in gpus if not gpu.device.startswith(HOPPER)]
+    if other:
+        return Line(
+            "warn",
+            name,
+            f"{', '.join(other)}: not of Hopper, expected an H100 or H200",
+            "images have no driver for it",
+        )
+    lacking = [version for version in found if drivers.known_of(drivers.NVIDIA, version)]
+    if lacking:
+        return Line("warn", name, f"no reference values of driver {', '.join(lacking)}", "use another `gpu.driver`")
+    return Line("ok", name, f"reference values of GH100 are published for the drivers of images: {', '.join(found)}")

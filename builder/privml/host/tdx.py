@@ -14,7 +14,7 @@ from privml.base.errors import HostError, PrivmlError
 from privml.base.http import Connections
 from privml.base.run import run
 from privml.base.wayout import WayOut
-from privml.host.ladder import PARAMETER, GpuFact, TdxFacts
+from privml.host.ladder import HOPPER, PARAMETER, GpuFact, TdxFacts
 from privml.host.qemu import look as qemu_look
 from privml.host.qemu import program
 from privml.recipe.platform import PlatformFile
@@ -25,8 +25,7 @@ _NVIDIA = "0x10de"
 _DISPLAY, _SWITCH = ("0x0300", "0x0302"), "0x0680"
 # NVIDIA gpu-admin-tools, query_cc_mode_hopper, ..._blackwell, query_ppcie_mode: registers in BAR 0, by the start of
 # the device id. A GPU's two low bits are its mode; Hopper's and an NVSwitch's also say whether protected PCIe is on.
-_HOPPER = "0x23"
-_MODE_REGISTER = {_HOPPER: 0x1182CC, "0x29": 0x590}
+_MODE_REGISTER = {HOPPER: 0x1182CC, "0x29": 0x590}
 _MODES = {0: "off", 1: "on", 3: "devtools"}
 _PPCIE = 0x20
 _SWITCH_REGISTER, _SWITCH_PPCIE = {"0x22": 0x28C50}, 0x1
@@ -180,7 +179,7 @@ def _gpu(device: Path, root: Path) -> GpuFact:
         address=device.name,
         device=identity,
         mode="" if value is None else _MODES.get(value & 3, ""),
-        ppcie=_bit(value, _PPCIE) if identity.startswith(_HOPPER) else "off",
+        ppcie=_bit(value, _PPCIE) if identity.startswith(HOPPER) else "off",
         driver=_linked(device / "driver"),
         group=_linked(device / "iommu_group"),
         vbios="" if match is None or "?" in match[1] else match[1],

@@ -59,6 +59,8 @@ from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
+_ROOM_HINT = "free some space, or choose another directory with --output"
+
 
 class Predictor(Protocol):
     """Predicts the registers of a built image; implemented by `vm.predicted`."""
@@ -196,8 +198,7 @@ def _wheels(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Pa
         return None
     found = pythonwheels.unpacked(recipe.content.python, lock, store)
     pythonwheels.announce(found)
-    hint = "free some space, or choose another directory with --output"
-    diskroom.check(work, diskroom.of_build(found.size), "the wheels while the image is built", hint)
+    diskroom.check(work, diskroom.of_build(found.size), "the wheels while the image is built", _ROOM_HINT)
     return pythonwheels.with_made(found, compiledwheels.compiled(lock, store, tools, work / "compiled"))
 
 
@@ -242,6 +243,8 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     base = inputs.key(now, BASE)
     if reasons[ROOT] and not reasons[BASE] and not job.store.derived.take(base, work / render.BASE):
         now, reasons = _decide(job, models)  # the cached base tree was damaged and is now dropped
+    if reasons.get(DISK):
+        diskroom.check(out, diskroom.of_disk(job.lock), f"the volumes once more in {DISK}", _ROOM_HINT)
     # Steps that do not depend on the root run in parallel with it: mkosi leaves a processor idle most of the time.
     with ThreadPoolExecutor(2) as beside:
         derived = {}

@@ -17,11 +17,22 @@ from privml.store.room import STORE_HINT
 COPIES = 3
 REST = 2 << 30
 """What an image needs without its wheels: packages, driver, compiler, kernel."""
+REST_OF_DISK = 1 << 30
+"""The disk of an image without its models and wheels."""
 
 
 def of_build(wheels: int) -> int:
     """Bytes that a build needs next to its output, for wheels of so many bytes."""
     return COPIES * wheels + REST
+
+
+def of_disk(lock: Lock) -> int:
+    """Bytes of ``disk.raw``: the models as in the lock, the root, and the partition with the UKI.
+
+    The root has the wheels, about as well compressed as their own files.
+    """
+    inside = {file.sha256: file.size for file in lock.model_objects}
+    return sum(inside.values()) + sum(wheel.size for wheel in lock.wheels) + REST_OF_DISK
 
 
 def of_inputs(lock: Lock) -> int:

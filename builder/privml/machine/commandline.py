@@ -54,12 +54,15 @@ class CommandLine:
     notes: tuple[str, ...]
 
 
-def read(words: Sequence[str], identity: Mapping[str, str], bars_of: BarsOf = lambda _: ()) -> CommandLine:
+def read(
+    words: Sequence[str], identity: Mapping[str, str], bars_of: BarsOf = lambda _: (), *, from_disk: bool = False
+) -> CommandLine:
     """The machine of QEMU's arguments without the program; ``UsageError`` names everything that cannot be predicted.
 
-    ``identity`` is that of the host's CPU, as properties of ``-cpu``, for a machine that has it.
+    ``identity`` is that of the host's CPU, as properties of ``-cpu``, for a machine that has it. ``from_disk``: it
+    boots from its first disk, and not the UKI of ``-kernel``.
     """
-    reader = _Reader(bars_of, dict(identity))
+    reader = _Reader(bars_of, dict(identity), from_disk)
     reader.read(words)
     if reader.problems:
         lines = "\n".join(f"  {problem}" for problem in reader.problems)
@@ -77,6 +80,7 @@ def _shown(text: str) -> str:
 class _Reader:
     bars_of: BarsOf
     identity: dict[str, str]
+    from_disk: bool = False
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
@@ -364,7 +368,12 @@ class _Reader:
             "-smp": (self.vcpus > 0, "the number of vCPUs is missing"),
             "-m": (self.memory > 0, "the memory size is missing"),
             "-bios": (self.bios, "a TD starts with -bios and a whole firmware file"),
-            "-kernel": (self.kernel, "expected `-kernel uki.efi`: a boot from a disk is not predicted for it"),
+            "-kernel": (
+                self.kernel is not self.from_disk,
+                "leave it out: the machine boots from its disk"
+                if self.from_disk
+                else "expected `-kernel uki.efi`: a boot from a disk is not predicted for it",
+            ),
             f"-object {_TDX}": (
                 self.guest is not None and self.supported_by == self.guest,
                 f"expected a TD: -object {_TDX},id=ID and -machine confidential-guest-support=ID",

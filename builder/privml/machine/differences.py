@@ -13,6 +13,8 @@ from privml.machine.spellings import NO_UUID
 _UNMEASURED_GLOBALS = frozenset({"ICH9-LPC.noreboot"})
 # Made of the other fields.
 _NOT_COMPARED = frozenset({"words", "notes"})
+STRICT = "strict"
+"""The part of QEMU's ``-boot`` that is in a table only together with an order of boot devices."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,20 @@ class Difference:
         return {"what": self.what, "got": self.got, "expected": self.expected, "certain": self.certain}
 
 
-def differences(found: CommandLine, expected: CommandLine) -> tuple[Difference, ...]:
-    """What differs between two machines and is in a measured table."""
-    ours, theirs = _measured(expected), _measured(found)
+def differences(found: CommandLine, expected: CommandLine, *, from_disk: bool = False) -> tuple[Difference, ...]:
+    """What differs between two machines and is in a measured table; ``from_disk``: they boot without ``-kernel``."""
+    ours, theirs = _measured(expected, from_disk=from_disk), _measured(found, from_disk=from_disk)
     return tuple(Difference(name, theirs[name], ours[name]) for name in ours if ours[name] != theirs[name])
 
 
-def _measured(line: CommandLine) -> Mapping[str, str]:
+def _measured(line: CommandLine, *, from_disk: bool) -> Mapping[str, str]:
     values = {each.name: getattr(line, each.name) for each in fields(line) if each.name not in _NOT_COMPARED}
     # QEMU writes zeros into SMBIOS when it has no UUID (hw/smbios/smbios.c, smbios_build_type_1_table).
     values["uuid"] = None if line.uuid == NO_UUID else line.uuid
     values["globals"] = tuple((key, value) for key, value in line.globals if key not in _UNMEASURED_GLOBALS)
+    if from_disk and all(device.bootindex is None for device in line.devices):
+        # It ends an order of boot devices. With `-kernel` QEMU makes one, and without it there is none.
+        values["boot"] = tuple((key, value) for key, value in line.boot if key != STRICT)
     values["identity"] = tuple(sorted(line.identity.items()))
     devices = values.pop("devices")
     shown = {name: _shown(value) for name, value in values.items()}

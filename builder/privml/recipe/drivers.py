@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from privml.engines.engine import DRIVER_LIBRARIES
+from privml.recipe import referencevalues
 from privml.recipe.distributions import Base, Version, base
 from privml.recipe.fabrics import Fabric, hopper_board
 
@@ -314,19 +315,7 @@ ADVISORIES = (
         "Azure/az-cgpu-onboarding, README",
     ),
 )
-# Driver versions for which NVIDIA published reference values of GH100 (NV_GPU_DRIVER_GH100_VERSION), as listed by
-# edgelesssys/contrast on 2026-02-01, and 595.71.05, to which tinfoilsh/cvmimage#165 went back for that reason.
-_REFERENCE_VALUES = {
-    NVIDIA: (
-        "535.86.10", "535.104.05", "535.104.12", "535.129.03", "535.274.02",
-        "550.54.14", "550.54.15", "550.90.07", "550.90.12", "550.113", "550.127.05", "550.127.08", "550.144.03",
-        "550.163.01",
-        "570.44", "570.86.15", "570.124.06", "570.133.20", "570.148.08", "570.158.01", "570.172.08", "570.195.03",
-        "570.211.01",
-        "575.57.08", "580.65.06", "580.82.07", "580.95.05", "580.105.08", "580.126.09", "590.48.01",
-        "595.71.05",
-    ),
-}  # fmt: skip
+_REFERENCE_VALUES = {NVIDIA: referencevalues.DRIVERS}
 
 
 def known_of(vendor: str, version: str) -> list[str]:

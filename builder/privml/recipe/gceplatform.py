@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from privml.base.sizes import size_text
+from privml.recipe.hardware import Shape
 from privml.recipe.platform import LearntTables
 from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about
 
@@ -51,4 +53,19 @@ class GcePlatformFile(Section):
     vmm: Annotated[GceVmm, about("The virtual machine monitor.", moves=MACHINE)]
     firmware: Annotated[GceFirmware, about("The firmware that starts the guest.", moves=FIRMWARE)]
     registers: Annotated[GceRegisters, about("How platform-dependent registers are determined.")]
+    sizes: Annotated[
+        list[Shape],
+        about(
+            "The sizes of the captured machines; no other size is predicted.", "{vcpus: 4, memory: 16GiB}", MACHINE
+        ),
+        Field(min_length=1, max_length=64),
+    ]
     tables: Annotated[LearntTables, about("The endorsement and the captured machines.", moves=MACHINE)]
+
+    def lacks(self, vcpus: int, memory: int) -> str:
+        """Why nothing is predicted for a size; empty if a machine of this size was captured."""
+        known = [(one.vcpus, one.memory) for one in self.sizes]
+        if (vcpus, memory) in known:
+            return ""
+        asked, *sizes = (f"{count} vCPU / {size_text(size)}" for count, size in ((vcpus, memory), *known))
+        return f"{asked}: no machine of this size was captured for `{self.name}`, only {', '.join(sizes)}"

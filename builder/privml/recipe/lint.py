@@ -11,6 +11,7 @@ from privml.events.variants import PRODUCTION
 from privml.recipe import drivers, keyrings, ownfiles, pairings, tees
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
+from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.hardware import MIB
 from privml.recipe.loader import Recipe, kinds, platforms_of
 from privml.recipe.modelneeds import against_config, config_at
@@ -54,11 +55,14 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     ]
 
 
-def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
+def _of_platforms(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]) -> Iterator[Finding]:
     content = recipe.content
     declared: dict[str, int] = {device.kind: device.count for device in content.devices}
     for index, platform in enumerate(platforms):
         path: Path = ("platforms", index)
+        if isinstance(platform, GcePlatformFile):
+            yield from _of_cloud(recipe, platform, path)
+            continue
         if content.variant == PRODUCTION:
             if platform.tpm:
                 text = f"`{platform.name}` has a TPM, which only a development recipe may have"
@@ -100,14 +104,30 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
     yield from _of_cards(recipe, declared.get("virtio-net", 0))
 
 
-def _of_boot(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
+def _of_cloud(recipe: Recipe, platform: GcePlatformFile, path: Path) -> Iterator[Finding]:
+    """What stands against a machine of Google."""
+    content = recipe.content
+    if content.boot != DISK:
+        text = f"`{platform.name}` starts its machines from a disk, expected `boot: disk`"
+        yield _finding(recipe, "boot-disk", path, text)
+    if content.gpu is not None:
+        text = f"the captured machines of `{platform.name}` have no GPUs, and none is predicted"
+        yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
+    for index, shape in enumerate(content.shapes):
+        if lacking := platform.lacks(shape.vcpus, shape.memory):
+            yield _finding(recipe, "platform-size", ("shapes", index), lacking)
+    text = f"`{platform.name}` has NVMe disks and gVNIC, but the guest drives virtio only: it does not start there"
+    yield _finding(recipe, "platform-untried", path, text)
+
+
+def _of_boot(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]) -> Iterator[Finding]:
     """What stands against a boot from a disk."""
     for tee in recipe.content.firmware:
         if tee not in tees.FROM_DISK:
             text = f"no boot of {tee} from a disk is predicted, expected {' or '.join(tees.FROM_DISK)} alone"
             yield _finding(recipe, "boot-disk", ("firmware", tee), text)
     for index, platform in enumerate(platforms):
-        if against := platform.against_disk_boot:
+        if isinstance(platform, PlatformFile) and (against := platform.against_disk_boot):
             yield _finding(recipe, "boot-disk", ("platforms", index), against)
 
 
@@ -168,11 +188,11 @@ def _of_cards(recipe: Recipe, count: int) -> Iterator[Finding]:
         yield _finding(recipe, "network-cards", ("devices",), text)
 
 
-def _of_sizes(recipe: Recipe, platforms: list[PlatformFile], model_size: int) -> Iterator[Finding]:
+def _of_sizes(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile], model_size: int) -> Iterator[Finding]:
     need = model_size + BESIDE_MODEL
     for index, shape in enumerate(recipe.content.shapes):
         for platform in platforms:
-            if shape.vcpus > platform.max_vcpus:
+            if isinstance(platform, PlatformFile) and shape.vcpus > platform.max_vcpus:
                 text = f"got {shape.vcpus}, expected at most {platform.max_vcpus}, `max_vcpus` of `{platform.name}`"
                 yield _finding(recipe, "platform-vcpus", ("shapes", index, "vcpus"), text)
         if model_size and shape.memory < need:

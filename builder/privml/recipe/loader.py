@@ -241,8 +241,8 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     platform = load_any_platform(name, directory)
     if isinstance(platform, GcePlatformFile):
         raise RecipeError(
-            f"platform {name}: a machine of Google, which boots from a disk: no recipe can name it",
-            hint="`privml-build measure NAME --platform PLATFORM --disk-file DISK` predicts for it",
+            f"platform {name}: a machine of Google, which nothing here can start",
+            hint="`privml-build measure NAME --platform PLATFORM` predicts for it; name one of a QEMU for this",
         )
     return platform
 
@@ -270,6 +270,11 @@ def platforms_in(directory: Path) -> list[PlatformFile | GcePlatformFile]:
         with contextlib.suppress(RecipeError):
             found.append(load_any_platform(path.stem, directory))
     return found
+
+
+def qemus_in(directory: Path) -> list[PlatformFile]:
+    """The platforms of QEMUs of the recipes in ``directory``, without those of clouds."""
+    return [one for one in platforms_in(directory) if isinstance(one, PlatformFile)]
 
 
 def label(inner: str, directory: Path) -> str:
@@ -380,16 +385,16 @@ def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
         yield Finding(text + source.counterpart(path), file=mark.file, line=mark.line)
 
 
-def platforms_of(recipe: Recipe) -> list[PlatformFile]:
+def platforms_of(recipe: Recipe) -> list[PlatformFile | GcePlatformFile]:
     """The recipe's platforms, from its own directory or else the shipped ones."""
     return _platforms(recipe.content, recipe.path, recipe.source)
 
 
-def _platforms(content: Content, recipe: Path, source: Document) -> list[PlatformFile]:
+def _platforms(content: Content, recipe: Path, source: Document) -> list[PlatformFile | GcePlatformFile]:
     found = []
     for index, name in enumerate(content.platforms):
         try:
-            found.append(load_platform(name, recipe.parent))
+            found.append(load_any_platform(name, recipe.parent))
         except RecipeError as error:
             if error.hint is None:
                 raise
@@ -399,11 +404,16 @@ def _platforms(content: Content, recipe: Path, source: Document) -> list[Platfor
     return found
 
 
-def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Device]:
-    """The devices common to all ``platforms``; ``RecipeProblems`` if they differ."""
-    first, *others = platforms
+def _devices_of(platforms: Sequence[PlatformFile | GcePlatformFile], source: Document) -> list[Device]:
+    """The devices common to all ``platforms`` of QEMUs; ``RecipeProblems`` if they differ, or if there is none."""
+    of_qemu = [(index, one) for index, one in enumerate(platforms) if isinstance(one, PlatformFile)]
+    if not of_qemu:
+        mark = mark_of(("platforms",), source)
+        text = "devices: missing, expected them, because captures of a cloud's machines do not say them"
+        raise RecipeProblems([Finding(text, rule="platform-devices", file=mark.file, line=mark.line)])
+    (_, first), *others = of_qemu
     has = kinds(first)
-    for index, other in enumerate(others, 1):
+    for index, other in others:
         if (its := kinds(other)) != has:
             path: document.Path = ("platforms", index)
             mark = mark_of(path, source)

@@ -279,7 +279,8 @@ class PlatformFile(Section):
             return f"`{self.name}` runs its guests in {self.tee}, expected {' or '.join(tees.FROM_DISK)}"
         if self.tables is not None:
             return f"the tables of `{self.name}` were learnt for a direct boot"
-        if self.boot or any(device.bootindex is not None for device in self.devices):
+        # `strict` ends an order of boot devices, which there is none of without `-kernel` and `bootindex`.
+        if self.boot.keys() - {"strict"} or any(device.bootindex is not None for device in self.devices):
             return f"`{self.name}` gives QEMU a boot order (`boot`, `bootindex`), by which firmware sorts its options"
         return ""
 

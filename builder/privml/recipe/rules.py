@@ -164,10 +164,29 @@ _ALL = (
         "boot-disk",
         "error",
         "judge",
-        "A recipe with `boot: disk` is for TDX, on platforms with neither learnt tables nor a boot order of QEMU.",
+        "A recipe with `boot: disk` is for TDX, on platforms with neither tables learnt from a QEMU nor a boot order "
+        "of QEMU. One with machines of a cloud has `boot: disk`.",
         "Firmware measures a boot option for each disk, and QEMU's boot order sorts them. A boot that was not "
         "predicted has registers that nobody published.",
         "qemu-system-x86_64(1)",
+    ),
+    Rule(
+        "platform-size",
+        "error",
+        "judge",
+        "A recipe's sizes are those of the machines that were captured for a cloud's platform.",
+        "Google publishes no reference values of RTMR0, which depends on the machine's size, so nothing predicts "
+        "that of a machine that nobody captured.",
+        "google/gce-tcb-verifier#73",
+    ),
+    Rule(
+        "platform-untried",
+        "warning",
+        "judge",
+        "The guest has drivers for the machines of its platforms.",
+        "A guest had no network on Google's C3 machines, because its kernel had no driver for their card, and "
+        "nothing said so before it was started there.",
+        "Dstack-TEE/meta-dstack#66",
     ),
     Rule(
         "driver-version",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privml.base.steps import step
+from privml.events.boots import DISK
 from privml.image import diskroom, pythonwheels
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
@@ -50,10 +51,11 @@ def rebuilt(
 
 def _needed(recipe: Recipe, lock: Lock, store: Store) -> int:
     """Bytes that the second leg needs; with wheels, the disk must have room for them and the first one's image."""
+    own = diskroom.of_disk(lock) if recipe.content.boot == DISK else 0
     if recipe.content.python is None:
-        return NEEDED
+        return NEEDED + own
     wheels = pythonwheels.unpacked(recipe.content.python, lock, store).size
-    needed = max(NEEDED, diskroom.of_inputs(lock) + diskroom.of_build(wheels))
-    image = wheels * 2 // 3
+    needed = max(NEEDED, diskroom.of_inputs(lock) + diskroom.of_build(wheels)) + own
+    image = wheels * 2 // 3 + own
     diskroom.check(disk(), needed + image, "two builds", "free some space, or set TMPDIR to another disk")
     return needed

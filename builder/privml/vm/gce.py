@@ -23,23 +23,22 @@ from privml.evidence.gce import Endorsement
 from privml.evidence.gceformat import MAX_SIZE
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
+from privml.lock.tables import carry
 from privml.machine.platform import Size
 from privml.measure import fat, gpt, uki
 from privml.measure.learntmachine import LearntMachine, predict_on
 from privml.measure.predict import weakest_evidence
-from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
-from privml.statement.predicate import Predicate
 from privml.store.objects import Store
-from privml.vm.predicted import predicate_of
 
 FORMAT = "privml-gce/v1"
 MAX_OBJECT = 1 << 20
 MAX_MACHINES = 64
 FEWEST_MACHINES = 2
 MAX_SEPARATORS = 4
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,13 @@ def _separators(values: list[Any]) -> tuple[int, int]:
 
 
 def machines_of(file: GcePlatformFile, store: Store) -> GceMachines:
-    """What the platform's file names, out of the store; ``InputsError`` if it is not there."""
+    """What the platform's file names, out of the store or the file next to it; ``InputsError`` if it is nowhere."""
     known = file.tables
-    if not store.has(known.sha256):
+    if not carry(store, known.sha256):
         raise InputsError(
             f"the machines sha256:{known.sha256} of platform {file.name} are not in the store",
-            hint="`privml-build store import POOL` brings them from a pool, `platform learn` from the captures",
+            hint=f"put {file.name}.tables.xz next to the platform's file; `privml-build store import POOL` brings "
+            "them from a pool, `platform learn` from the captures",
         )
     try:
         found = decode(store.read(known.sha256))
@@ -122,6 +122,11 @@ def machines_of(file: GcePlatformFile, store: Store) -> GceMachines:
         raise MeasurementError(
             f"platform {file.name}: firmware.sha384 is {file.firmware.sha384}, but Google endorsed "
             f"{found.endorsement.firmware_sha384.hex()}",
+            hint="the file was changed by hand: learn the platform again",
+        )
+    if [(one.vcpus, one.memory) for one in file.sizes] != [(one.vcpus, one.memory) for one in found.sizes]:
+        raise MeasurementError(
+            f"platform {file.name}: sizes are not those of the captured machines, {', '.join(map(str, found.sizes))}",
             hint="the file was changed by hand: learn the platform again",
         )
     return found
@@ -146,14 +151,14 @@ def partition_table(path: Path, image: bytes) -> bytes:
     return table.event
 
 
-def predict_image(
+def launches_of(
     name: str, known: GceMachines, directory: Path, manifest: Manifest, disk: Path, sizes: Iterable[Size] = ()
-) -> Predicate:
-    """Predicate v2 of the image in ``directory``, booted from ``disk`` on the captured machines.
+) -> list[MeasuredLaunch]:
+    """The image in ``directory``, booted from ``disk`` on the captured machines of platform ``name``.
 
-    Without ``sizes`` for all of them; each machine is a launch of its own, because its UUID is in RTMR0.
+    Without ``sizes`` for all of them. Each machine is a launch of its own, named by its capture, because its UUID is
+    in RTMR0.
     """
-    check_artefacts(directory, manifest.artefacts)
     image = (directory / "uki.efi").read_bytes()
     payload, gpt_event = uki.facts(image), partition_table(disk, image)
     agent_events = madeby.extended_events(directory, manifest)
@@ -166,7 +171,7 @@ def predict_image(
         launches.append(
             MeasuredLaunch(
                 tee=TEE,
-                platform=name,
+                platform=f"{name}/{machine.capture.hex()[:_SHOWN]}",
                 machine=TdMachine(machine.vcpus, machine.memory),
                 registers={
                     MRTD: Accepted((machine.mrtd,), Evidence.ENDORSED),
@@ -175,4 +180,4 @@ def predict_image(
                 events=events,
             )
         )
-    return predicate_of(manifest, launches)
+    return launches

@@ -35,6 +35,8 @@ from privml.measure.eventlist import CALLING
 from privml.measure.learntmachine import MAX_EVENTS, MAX_SMBIOS, LearntEvent, LearntMachine
 from privml.recipe import document
 from privml.recipe.gceplatform import GcePlatformFile
+from privml.recipe.hardware import MIB, MIN_MEMORY
+from privml.recipe.section import MEMORY_UNITS
 from privml.recipe.validation import validate
 from privml.vm.gce import FEWEST_MACHINES, MAX_MACHINES, MAX_SEPARATORS, GceMachines
 
@@ -208,6 +210,10 @@ def _machine(table: bytes, cpus: bytes) -> tuple[Size, uuid.UUID]:
     vcpus = int(count[1] or 0) + 1 if count is not None else 0
     if not 1 <= vcpus <= MAX_VCPUS:
         raise MeasurementError(f"capture-size: CPUs {cpus[:40]!r}, expected 0 to N-1, at most {MAX_VCPUS}")
+    if memory < MIN_MEMORY or memory % MIB:
+        raise MeasurementError(
+            f"capture-size: memory of {size_text(memory)}, expected whole MiB and at least {size_text(MIN_MEMORY)}"
+        )
     return Size(vcpus, memory), machine
 
 
@@ -382,12 +388,15 @@ def _notes(learnt: GceMachines, found: Sequence[_Captured]) -> tuple[str, ...]:
 def _text(name: str, learnt: GceMachines, data: bytes) -> str:
     endorsed = learnt.endorsement
     sizes = ", ".join(map(str, learnt.sizes[:8]))
+    rows = "".join(
+        f"  - {{vcpus: {one.vcpus}, memory: {size_text(one.memory, MEMORY_UNITS)}}}\n" for one in learnt.sizes
+    )
     described = f"{len(learnt.machines)} machines of Google Compute Engine, {sizes}."
     return (
         "# Learnt by `privml-build platform learn`: its machines are an object of the store, and of pools.\n"
         f'schema: 2\nname: {name}\ndescription: "{described}"\ntee: tdx\nvmm: {{kind: gce}}\nfirmware:\n'
         f'  sha384: "{endorsed.firmware_sha384.hex()}"\n  svn: {endorsed.svn}\n'
         f'  endorsed_until: "{time_text(endorsed.valid_until)}"\n'
-        "registers: {mrtd: endorsement, rtmr0: captures}\n"
+        f"registers: {{mrtd: endorsement, rtmr0: captures}}\nsizes:\n{rows}"
         f'tables: {{sha256: "{hashlib.sha256(data).hexdigest()}", size: {len(data)}}}\n'
     )

@@ -22,11 +22,14 @@ from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
+from privml.recipe.gceplatform import GcePlatformFile
+from privml.recipe.loader import load_any_platform
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
-from privml.vm import crosscheck
+from privml.store.objects import Store
+from privml.vm import crosscheck, gce
 from privml.vm.crosscheck import CrossCheck
-from privml.vm.platforms import platform as load_platform
+from privml.vm.platforms import record
 from privml.vm.qtest import Qemu, blobs
 
 LARGEST_BOOTED = Size(288, 8 << 30)
@@ -175,13 +178,52 @@ def predict_image(
     predictor = MachinePredictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
-    for platform in tuple(platforms) or [load_platform(name, recipes) for name in manifest.platforms]:
-        measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
+    for platform in tuple(platforms) or [platform_of(name, recipes) for name in manifest.platforms]:
+        if isinstance(platform, GcePlatformFile):
+            measured += gce_launches(platform, Store(cache), directory, manifest, chosen)
+        else:
+            measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return predicate_of(manifest, measured)
 
 
+def platform_of(name: str, recipes: Path) -> Platform | GcePlatformFile:
+    """The platform ``name`` of the recipes in ``recipes``: the record of a QEMU's, the file of a cloud's."""
+    file = load_any_platform(name, recipes)
+    return file if isinstance(file, GcePlatformFile) else record(file)
+
+
+def gce_launches(
+    file: GcePlatformFile,
+    store: Store,
+    directory: Path,
+    manifest: Manifest,
+    sizes: Iterable[Size] = (),
+    *,
+    disk: Path | None = None,
+) -> list[MeasuredLaunch]:
+    """The image on the captured machines of Google, booted from ``disk``, by default its own.
+
+    Without ``sizes`` on all of them; ``MeasurementError`` if it has no disk.
+    """
+    if disk is None and manifest.boot_disk is None:
+        raise MeasurementError(
+            f"platform {file.name} starts its machines from a disk, and {manifest.name} boots directly",
+            hint="build it with `boot: disk`",
+        )
+    booted = disk or directory / str(manifest.boot_disk)
+    return gce.launches_of(file.name, gce.machines_of(file, store), directory, manifest, booted, sizes)
+
+
 # Modules whose code determines a prediction.
-_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "image/madeby.py", "vm/predicted.py", "vm/qtest.py")
+_CODE = (
+    "measure/*.py",
+    "machine/*.py",
+    "statement/*.py",
+    "image/madeby.py",
+    "vm/gce.py",
+    "vm/predicted.py",
+    "vm/qtest.py",
+)
 
 
 @dataclass(frozen=True)
@@ -194,7 +236,7 @@ class ImagePredictor:
     def inputs(self, platforms: Sequence[str]) -> dict[str, str]:
         """What a prediction depends on besides the image: platforms and the predicting code."""
         described = {
-            f"platform {name}": hashlib.sha256(repr(load_platform(name, self.recipes)).encode()).hexdigest()
+            f"platform {name}": hashlib.sha256(repr(platform_of(name, self.recipes)).encode()).hexdigest()
             for name in platforms
         }
         return {**described, **code.digests(_CODE)}
