@@ -1,8 +1,8 @@
 """The private keys of this boot: how they are made, where they are kept, and who may use them.
 
-No other module reads or writes a private key. `create` makes all keys and returns the public parts as the keys
-section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave this
-machine's memory.
+No other module reads or writes a private key of a document. `create` makes all of them and returns the public parts
+as the keys section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave
+this machine's memory. The sealed channel's own keys, which are replaced by time, are in `channelkeys`.
 
 Callers trust the digest of the TLS key in an attestation document, not the certificate: its name and dates mean
 nothing. The validity period covers all dates because the host sets the guest's clock.
