@@ -350,8 +350,8 @@ def test_a_replaced_key_opens_for_the_grace_and_then_never(bench: Bench, layout:
     assert not {one.key_id for one in old} & {one.key_id for one in bench.configs}
     assert bench.ask(late).status == 200
     bench.now += GRACE_SECONDS
-    bench.refused(later.body)
     bench.refused(wrapped.body, wrapped.form.request_type)
+    bench.refused(later.body)
     section = identity.section(layout)
     attested = Keys.decode(section).find(*CHANNEL_KEY)
     assert attested is not None
