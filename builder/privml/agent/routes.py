@@ -119,7 +119,7 @@ def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:
     try:
         return engine_body(engine.requests, asked.method, asked.path, asked.query, body)
     except UnsupportedError as error:
-        raise Denied(error.status, "unsupported", error.message) from error
+        raise Denied(error.status, error.code, error.message) from error
 
 
 def _exchange(place: Path, asked: Asked, target: str, body: bytes, timeout: float) -> Exchange:
