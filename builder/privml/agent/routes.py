@@ -100,9 +100,9 @@ class Routes:
             return _streamed(turn, exchange)
 
     def _must_be_ready(self) -> None:
-        ready, stages = self._attestation.stages()
-        if not ready:
+        if not self._attestation.table().ready:
             # The stage list is next to the error, so that an operator sees the reason from any client.
+            _, stages = self._attestation.stages()
             raise Denied(503, "not-ready", "this machine is not ready", stages=loads(stages, what="stages"))
 
     def _turn(self) -> contextlib.ExitStack:
