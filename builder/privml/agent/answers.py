@@ -29,12 +29,14 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
+    ``caller`` is the descriptor of the connection, whose end ends the work for it; None if nobody waits.
     """
 
     method: str
     target: str
     headers: Headers
     read: Callable[[int], bytes]
+    caller: int | None = None
 
     @property
     def path(self) -> str:

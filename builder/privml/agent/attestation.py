@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from privml.agent.answers import Denied
-from privml.agent.attestor import AttestorClient, RefusedRequest
+from privml.agent.attestorclient import AttestorClient
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.layout import Layout
+from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import unhex
 from privml.events import stagetable

@@ -38,6 +38,7 @@ class Server:
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections forever; those over the limit wait in the kernel's queue."""
+        self._routes.watch()
         while True:
             self._connections.acquire()
             try:

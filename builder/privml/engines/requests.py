@@ -1,9 +1,9 @@
 """Restrictions on requests to an engine: fields as records, and the check that applies them.
 
-An engine is started once per boot, so a request that crashes it or keeps it busy forever disables the guest. Engines
-accept undocumented fields, wrap large numbers and silently ignore values of a wrong type. Each field therefore has
-its types and bounds, and other values are refused with the field's name. Nothing here is specific to one engine: the
-bounds are part of its record.
+An engine is started a few times per boot, so requests that crash it or keep it busy forever disable the guest.
+Engines accept undocumented fields, wrap large numbers and silently ignore values of a wrong type. Each field
+therefore has its types and bounds, and other values are refused with the field's name. Nothing here is specific to
+one engine: the bounds are part of its record.
 
 Messages name the field, what was found and the bound. They never contain text that could be part of a prompt.
 """
