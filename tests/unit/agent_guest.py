@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,15 +125,16 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def __init__(self, path: str, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
         super().__init__(path, handler)
-        self.connections: list[socket.socket] = []
+        self.connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, _ = super().get_request()
-        self.connections.append(connection)
+        self.connections.add(connection)
         return connection, ("engine", 0)  # http.server names its callers
 
-    def handle_error(self, *_: object) -> None:
-        """A caller that is gone is no error."""
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the agent leaves when its caller does
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class FakeEngine:
@@ -218,7 +220,7 @@ class FakeEngine:
         """End as a process does: its socket refuses, its connections are cut, and its directory is still there."""
         self.living = False
         if self._server is not None:
-            for connection in self._server.connections:
+            for connection in list(self._server.connections):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             self._server.shutdown()
