@@ -6,6 +6,7 @@ The attestor and the server run as they do in the guest, as processes of their o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import http.client
@@ -23,14 +24,16 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import privml
-from privml.agent.attestor import Attestor
+from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
+from privml.agent.restarts import Restarts
 from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
@@ -120,8 +123,13 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     daemon_threads = True
 
+    def __init__(self, path: str, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
+        super().__init__(path, handler)
+        self.connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, _ = super().get_request()
+        self.connections.add(connection)
         return connection, ("engine", 0)  # http.server names its callers
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -135,7 +143,10 @@ class FakeEngine:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.started = False
+        self.starts = 0
         self.living = True
+        self.leaves = False
+        """Whether its directory stays when it is stopped."""
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.hold = threading.Event()
         self.hold.set()
@@ -196,18 +207,32 @@ class FakeEngine:
         self._server: UnixServer | None = None
 
     def start(self) -> None:
-        self.started = True
+        self.started = self.living = True
+        self.starts += 1
+        self.socket.parent.mkdir(exist_ok=True)
         self._server = UnixServer(str(self.socket), self._handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def alive(self) -> bool:
         return self.living
 
-    def stop(self) -> None:
+    def die(self) -> None:
+        """End as a process does: its socket refuses, its connections are cut, and its directory is still there."""
+        self.living = False
         if self._server is not None:
+            for connection in list(self._server.connections):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        self.hold.set()
+
+    def stop(self) -> None:
+        self.die()
+        if self.leaves:
+            return
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
 class FakeService:
@@ -262,7 +287,8 @@ class FakeService:
 class Guest:
     """The directory tree, the processes, and methods to talk to them.
 
-    While the file ``fault`` is there, the platform gives no quote, for the fault whose code is in it.
+    While the file ``fault`` is there, the platform gives no quote, for the fault whose code is in it. With the file
+    ``crash``, the attestor ends between a line of its log and the register.
     """
 
     def __init__(
@@ -309,14 +335,15 @@ class Guest:
         self.closed: list[bool] = []
         self.commands: list[list[str]] = []
         self._children: list[subprocess.Popen[bytes]] = []
-        self.attestor = self._child(
+        self._attestor_code = (
             "from privml.agent.attestor import reader_of, serve\n"
             "from privml.agent.tee import NoTee\n"
             "from privml.events.stages import Stage\n"
             "from privml.sim.tee import SimulatedTee\n"
             "from privml.sim import gpumachine\n"
             f"gpus = gpumachine.reader_of if {gpus!r} == 'simulated' else reader_of\n"
-            f"tee = SimulatedTee(tpm_log=Path({str(root / 'tpm.log')!r}), mrtd=Path({str(root / 'mrtd')!r}))\n"
+            f"root = Path({str(root)!r})\n"
+            "tee = SimulatedTee(tpm_log=root / 'tpm.log', mrtd=root / 'mrtd', register=root / 'rtmr3')\n"
             f"tee = tee if {tee!r} == 'simulated' else NoTee()\n"
             "from privml.evidence.quotefault import FAULTS, QuoteError\n"
             "quote = tee.quote\n"
@@ -326,8 +353,25 @@ class Guest:
             "        raise QuoteError(FAULTS[fault.read_text()])\n"
             "    return quote(data)\n"
             "tee.quote = quote_or_fault\n"
+            "extend = tee.extend\n"
+            "def extend_or_crash(digest):\n"
+            "    if (root / 'crash').exists():\n"
+            "        (root / 'crash').unlink()\n"
+            "        import os\n"
+            "        os._exit(1)\n"
+            "    extend(digest)\n"
+            "tee.extend = extend_or_crash\n"
             f"raise SystemExit(serve(tee=tee, gpus=gpus, layout=layout, table={table!r}))"
         )
+        self.start_attestor()
+
+    def start_attestor(self) -> None:
+        """Start the attestor, again if one has exited, as systemd does."""
+        self.attestor = self._child(self._attestor_code)
+
+    def kill_attestor(self) -> None:
+        self.attestor.kill()
+        self.attestor.wait()
 
     def _disk(self) -> None:
         disks = {"vda1": "privml-root"}
@@ -391,6 +435,8 @@ class Guest:
             "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
             "gpus": lambda gpu: SimulatedMachine(gpu, self.layout),
             "attestor_wait": LIMIT,
+            "attestor_again": 0.2,
+            "restarts": Restarts(hour=0),
             "engine_wait": LIMIT,
         }
         return Boot(self.layout, **{**given, **changes})  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from agent_guest import ENGINE, NO_MODEL, Guest, a_config, a_model, guest
 from nvml_fake import FakeDriver, reader_service
 
 from privml.agent import gpuready
-from privml.agent.attestor import Attestor, AttestorClient
+from privml.agent.attestorclient import AttestorClient
+from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Boot
 from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuRefused
@@ -26,12 +27,14 @@ from privml.agent.gpunodes import Node, make_node
 from privml.agent.layout import Layout
 from privml.agent.lockdown import lock_down
 from privml.agent.nvml import Nvml
+from privml.agent.restarts import Restarts
 from privml.agent.tee import NoTee
+from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import AgentEvent
 from privml.events.configuration import Config, Gpu, GpuFirmware, decode, encode, gpu_device
-from privml.events.stages import purposes, sequence
+from privml.events.stages import SERVE, purposes, sequence
 from privml.evidence import devices
 from privml.evidence.document import listed, parse
 from privml.evidence.facts import collect
@@ -383,6 +386,27 @@ def test_a_development_guest_boots_with_simulated_gpus_up_to_its_engine(monkeypa
         assert "privml: stage gpu: ok: SIMULATED: 2 x hopper, 550.163.01/96.00.A5.00.01" in made.said
         assert "privml: stage engine: ok: llama-server" in made.said
         assert made.engine.started
+
+
+def test_an_engine_is_started_again_only_on_gpus_that_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_gpus(2, engine=ENGINE, models=(a_model(),))
+    with simulated(config, monkeypatch) as made:
+        boot = made.boot(restarts=Restarts(hour=2, first=0.01))
+        assert boot.run(), made.said
+        made.engine.die()
+        checked: list[int] = []
+
+        def check() -> str:
+            checked.append(made.engine.starts)
+            with pytest.raises(RefusedRequest, match="none until the machine is ready again"):
+                AttestorClient(made.layout).quote(bytes(32), SERVE, timeout=10)
+            raise GpuRefused("gpu-cc-off", "environment 0", "environment 1")
+
+        assert boot._machine is not None
+        boot._machine.check = check  # type: ignore[method-assign]
+        boot.watch(interval=0.01)
+        assert (checked, made.engine.starts) == ([1, 1], 1)
+        assert "gpu-cc-off: environment 0, expected environment 1, after 2 restarts within an hour" in made.said[-1]
 
 
 def test_evidence_of_every_document_is_new_and_bound_to_the_callers_nonce(monkeypatch: pytest.MonkeyPatch) -> None:

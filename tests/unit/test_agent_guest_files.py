@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound
+from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound, restarts
 from privml.agent.layout import FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
@@ -82,11 +82,19 @@ def test_what_the_engine_writes_is_data() -> None:
     engine = service_of("engine")
     assert engine["NoExecPaths"] == ["/run -/dev/shm"]
     assert engine["RuntimeDirectory"] == ["privml-engine"] and "RuntimeDirectoryPreserve" not in engine
+    assert (engine["RemoveIPC"], engine["KillMode"]) == (["yes"], ["control-group"])
+    assert engine["TimeoutStopSec"] == ["10s"]
 
 
-def test_attestor_and_engine_never_start_twice() -> None:
-    for name in ("attestor", "boot", "engine"):
+def test_systemd_restarts_the_attestor_a_few_times_and_neither_boot_nor_engine() -> None:
+    for name in ("boot", "engine"):
         assert service_of(name)["Restart"] == ["no"]
+    attestor = unit(UNITS / "privml-attestor.service")
+    assert attestor["Service"]["Restart"] == ["on-failure"]
+    assert attestor["Service"]["RuntimeDirectoryPreserve"] == ["yes"]  # its place, and the keys of this boot
+    assert attestor["Unit"]["StartLimitIntervalSec"] == ["infinity"]
+    assert attestor["Unit"]["StartLimitBurst"] == [str(restarts.ATTESTOR + 1)]
+    assert float(attestor["Service"]["RestartSec"][0]) < boot.ATTESTOR_AGAIN / 4
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
 

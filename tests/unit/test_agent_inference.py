@@ -14,7 +14,16 @@ from pydantic import BaseModel
 from privml.agent import inference
 from privml.engines.llama_requests import REQUESTS
 from privml.engines.openai_requests import BODY_SIZE, PROMPT_SIZE
+from privml.engines.registry import ENGINES
 from privml.engines.requests import (
+    CODES,
+    FIELD_TYPE,
+    FIELD_VALUE,
+    MISSING_FIELD,
+    NOT_JSON,
+    REPEATED_KEY,
+    TOO_LARGE,
+    UNKNOWN_FIELD,
     Array,
     Boolean,
     Field,
@@ -560,3 +569,59 @@ def test_any_body_is_reserialised_or_refused(body: bytes) -> None:
     value = json.loads(sent)
     assert value.pop("cache_prompt") is False
     assert value == json.loads(body)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+RECORDS = [(name, path) for name, engine in ENGINES.items() for path in engine.requests.fields]
+
+
+@pytest.mark.parametrize(("engine", "path"), RECORDS, ids=lambda word: word)
+@settings(max_examples=60)
+@given(st.data())
+def test_any_json_is_within_the_record_or_refused_with_a_code(engine: str, path: str, data: st.DataObject) -> None:
+    """Fields of the record with any values, and fields that it has not: never another exception."""
+    record = ENGINES[engine].requests
+    names = st.sampled_from([field.name for field in record.fields[path]]) | st.text(max_size=8)
+    body = json.dumps(data.draw(st.dictionaries(names, ANY, max_size=4))).encode()
+    try:
+        sent = inference.engine_body(record, "POST", path, "", body)
+    except UnsupportedError as error:
+        assert error.code in CODES
+        assert error.status in (400, 413)
+        assert len(error.message) < 300
+        return
+    passed = {name: item for name, item in json.loads(sent).items() if name not in record.always}
+    assert passed == json.loads(body)
+    assert passed.keys() <= {field.name for field in record.fields[path]}
+    assert "Infinity" not in sent.decode() and "NaN" not in sent.decode()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"prompt":"x","grammar":"x"}', 400, UNKNOWN_FIELD),
+        (b'{"prompt":"x","stream_options":{"continuous_usage_stats":true}}', 400, UNKNOWN_FIELD),
+        (b'{"prompt":"x","temperature":1e999}', 400, FIELD_VALUE),
+        (b'{"prompt":"x","max_tokens":1e999}', 400, FIELD_VALUE),
+        (b'{"prompt":"x","logit_bias":{"x":1}}', 400, FIELD_VALUE),
+        (b'{"prompt":"x","stop":5}', 400, FIELD_TYPE),
+        (b'{"prompt":"x","stop":[%s]}' % b",".join([b'"a"'] * 17), 400, FIELD_VALUE),
+        (b'{"prompt":"%s"}' % (b"x" * (PROMPT_SIZE + 1)), 413, TOO_LARGE),
+        (b'{"prompt":"x","prompt":"y"}', 400, REPEATED_KEY),
+        (b'{"prompt":', 400, NOT_JSON),
+    ],
+    ids=lambda part: repr(part)[:40],
+)
+def test_a_refusal_has_a_code(engine: str, body: bytes, status: int, code: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        inference.engine_body(ENGINES[engine].requests, "POST", PATH, "", body)
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+def test_a_missing_field_has_a_code() -> None:
+    assert refusal({"messages": [{"content": "x"}]}, CHAT).code == MISSING_FIELD

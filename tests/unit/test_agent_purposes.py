@@ -14,8 +14,10 @@ import pytest
 from agent_guest import LIMIT, MRTD, TPM_LOG, a_config, driven, guest
 from test_events_stages import WITH_KEYS
 
-from privml.agent.attestor import Attestor, AttestorClient, RefusedRequest
+from privml.agent.attestorclient import AttestorClient
+from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Outcome as Worked
+from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError
 from privml.client import attested
 from privml.events import stages

@@ -12,10 +12,13 @@ import pytest
 from agent_guest import NO_MODEL, Guest, a_config, a_model, driven, guest
 
 from privml.agent import devices
-from privml.agent.attestor import Attestor, AttestorClient, RefusedRequest, _converse
+from privml.agent.attestor import _converse
+from privml.agent.attestorclient import AttestorClient
+from privml.agent.attestorstate import Attestor
 from privml.agent.progress import Progress
 from privml.agent.tee import NoTee
 from privml.agent.volume import ModelVolumes, table
+from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import failed_event, model_event, parse_log, replay, system_ready_event

@@ -65,7 +65,7 @@ def test_a_machine_without_a_tpm_is_reported(tmp_path: Path) -> None:
 def test_development_attestor_says_why_it_does_not_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent() -> SimulatedTee:
+    def absent(**_: object) -> SimulatedTee:
         raise HostError("simulation: no log")
 
     monkeypatch.setattr(attestor, "SimulatedTee", absent)

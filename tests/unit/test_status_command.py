@@ -21,6 +21,7 @@ from test_cli_main import Outcome
 from privml.agent import progress
 from privml.base.errors import EvidenceError
 from privml.client import stages
+from privml.events import stagetable
 from privml.events.stages import STAGES
 
 READY = {
@@ -158,15 +159,36 @@ def test_the_agents_own_table_is_read(tmp_path: Any) -> None:
     written = progress.Progress(path, [stage.name for stage in STAGES])
     for stage in STAGES:
         written.begin(stage.name)
-        stages.decode(path.read_bytes())
+        stagetable.decode(path.read_bytes())
         written.end(stage.name, "ok", "x" * 2000)
-    found = stages.decode(path.read_bytes())
+    found = stagetable.decode(path.read_bytes())
     assert found.ready and [row.name for row in found.rows] == [stage.name for stage in STAGES]
-    assert stages.FORMAT == progress.FORMAT and stages._STATUSES == progress.STATUSES
+    written.again("engine", "the engine exited")
+    found = stagetable.decode(path.read_bytes())
+    assert (found.ready, found.restarts("engine")) == (False, 1)
+    written.end("engine", "ok", "llama-server")
+    found = stagetable.decode(path.read_bytes())
+    assert (found.ready, found.restarts("engine"), found.restarts("model")) == (True, 1, 0)
+
+
+def test_restarts_are_shown(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    table = copy.deepcopy(READY) | {"format": stagetable.FORMAT}
+    for row, restarts in zip(table["stages"], (0, 1, 2), strict=True):
+        row["restarts"] = restarts
+    guest.stages = table
+    lines = Outcome(capsys, "status", guest.url).stdout.splitlines()
+    assert lines[1:4] == [
+        "config     ok            1.5 s",
+        "services   skipped              restarted once",
+        "ready      ok           19.8 s  demo-cpu, restarted 2 times",
+    ]
+    told = json.loads(Outcome(capsys, "status", guest.url, "--json").stdout)
+    assert [row["restarts"] for row in told["stages"]] == [0, 1, 2]
 
 
 CHANGES: list[Any] = [
-    lambda t: t.update(format="privml-stages/v2"),
+    lambda t: t.update(format="privml-stages/v2"),  # its rows lack `restarts`
+    lambda t: t["stages"][0].update(restarts=0),
     lambda t: t.update(more=1),
     lambda t: t.pop("ready"),
     lambda t: t.update(ready=1),
@@ -197,7 +219,7 @@ def test_anything_else_is_malformed(guest: Guest, capsys: pytest.CaptureFixture[
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_reader(data: bytes) -> None:
     with pytest.raises(EvidenceError):
-        stages.decode(data)
+        stagetable.decode(data)
 
 
 def test_a_command_in_the_background_ends_at_term() -> None:

@@ -31,6 +31,7 @@ class Asked:
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
     ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
     encapsulated key.
+    ``caller`` is the descriptor of the connection, whose end ends the work for it; None if nobody waits.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Asked:
     read: Callable[[int], bytes]
     channel: Literal["tls", "ohttp", "wrapped"] = "tls"
     enc_sha256: bytes | None = None
+    caller: int | None = None
 
     @property
     def path(self) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 from privml.agent.answers import Denied
-from privml.agent.attestor import AttestorClient, RefusedRequest
+from privml.agent.attestorclient import AttestorClient
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.layout import Layout
+from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, PrivmlError
-from privml.base.strictjson import canonical, loads, unhex
+from privml.base.strictjson import unhex
+from privml.events import stagetable
 from privml.events.stages import SERVE, STAGES
+from privml.events.stagetable import MAX_DETAIL, Row, StageTable
 from privml.evidence.quotefault import FAULTS, QuoteFault
 
 QUOTE_TIMEOUT = 120.0
+_NO_TABLE = StageTable(False, ())
 
 
 class Attestation:
@@ -26,24 +31,31 @@ class Attestation:
         self._attestor = AttestorClient(layout)
         self._quotes = QuoteBatch(self._quote)
         self._fault: QuoteFault | None = None
+        # The version of the file that was read last. It is replaced as a whole, so a new one has another inode.
+        self._seen: tuple[object, StageTable] = (None, _NO_TABLE)
 
     def stages(self) -> tuple[bool, bytes]:
         """Readiness and the stage table, as last written by the boot process.
 
         While the last quote failed, the stage of the TEE is a warning that says why.
         """
-        try:
-            data = self._stages_file.read_bytes()
-            value = loads(data, what="stages")
-        except (OSError, EvidenceError):
-            return False, b'{"format":"privml-stages/v1","ready":false,"stages":[]}\n'
+        table = self.table()
         fault = self._fault
-        if fault is not None:
-            for row in value["stages"]:
-                if row["name"] == STAGES[0].name:
-                    row |= {"status": "warning", "detail": f"{row['detail']}; no quote: {fault}"}
-            data = canonical(value) + b"\n"
-        return isinstance(value, dict) and value.get("ready") is True, data
+        rows = tuple(row if fault is None or row.name != STAGES[0].name else _noted(row, fault) for row in table.rows)
+        return table.ready, replace(table, rows=rows).encode()
+
+    def table(self) -> StageTable:
+        """The stage table as last written by the boot process; empty before, or if it cannot be read."""
+        try:
+            found = self._stages_file.stat()
+            version = (found.st_ino, found.st_mtime_ns, found.st_size)
+            seen, table = self._seen
+            if version != seen:
+                table = stagetable.decode(self._stages_file.read_bytes())
+                self._seen = version, table
+        except (OSError, EvidenceError):
+            return _NO_TABLE
+        return table
 
     def document(self, query: str) -> bytes:
         """The attestation document over the caller's nonce; `Denied` when there is none."""
@@ -71,7 +83,13 @@ class Attestation:
         try:
             parts = self._attestor.quote(root, SERVE, timeout=QUOTE_TIMEOUT)
         except RefusedRequest as refused:
-            self._fault = FAULTS.get(refused.code)
+            # Another refusal says nothing of the platform: what it last failed with stays.
+            self._fault = FAULTS.get(refused.code, self._fault)
             raise
         self._fault = None
         return parts
+
+
+def _noted(row: Row, fault: QuoteFault) -> Row:
+    """The row of the TEE, with why there was no quote."""
+    return replace(row, status="warning", detail=f"{row.detail}; no quote: {fault}"[:MAX_DETAIL])

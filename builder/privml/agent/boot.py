@@ -1,8 +1,11 @@
 """The boot process (root): runs the stages in order and stops at the first one that fails.
 
 After a failed stage the engine is never started, the server (if it has an identity) answers 503 with the stage table,
-and no quote is given. After the last stage this process watches engine, attestor and devices. When a process exits or
-a device is plugged in, the attestor extends `failed` before the failure is reported anywhere.
+and no quote is given. After the last stage this process watches engine, services, attestor and devices.
+
+An engine that exits is started again (`agent.restarts`). Until the new one has passed its trial, there are no quotes
+and nothing is ready. systemd starts an attestor that exits again. When there is no restart left, another
+process exits or a device is plugged in, the attestor extends `failed` before the failure is reported anywhere.
 """
 
 from __future__ import annotations
@@ -14,19 +17,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Protocol
 
 from privml.agent import devices, gpumachine
-from privml.agent.attestor import AttestorClient
+from privml.agent.attestorlink import AttestorLink
+from privml.agent.enginestart import EngineStart
 from privml.agent.gpumachine import GpuMachine
 from privml.agent.layout import Layout
 from privml.agent.lockdown import lock_down
 from privml.agent.outbound import close_outbound
+from privml.agent.process import Process, Restartable, Unit
 from privml.agent.progress import Progress
-from privml.agent.volume import ModelVolumes, command
+from privml.agent.restarts import Restarts
+from privml.agent.volume import ModelVolumes
 from privml.base.errors import HostError, PrivmlError
-from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.events import configuration, services, stages
 from privml.events.configuration import Config
@@ -34,6 +37,7 @@ from privml.events.volumes import partition
 from privml.evidence.sections import TLS_KEY
 
 ATTESTOR_WAIT = 120.0
+ATTESTOR_AGAIN = 20.0
 ENGINE_WAIT = 1800.0
 SERVICE_WAIT = 60.0
 WATCH_INTERVAL = 1.0
@@ -46,33 +50,12 @@ _NO_GPU = ("skipped", "the measured configuration names no GPU")
 _NO_SERVICE = ("skipped", "the measured configuration names no service")
 
 
-class Process(Protocol):
-    """How to start the engine or a service and check that it runs."""
+class _Fault(PrivmlError):
+    """Something other than the engine is wrong with the machine: the stage that it belongs to, and what."""
 
-    def start(self) -> None:
-        """Start it; the caller waits until it is ready."""
-
-    def alive(self) -> bool:
-        """False once its processes have exited."""
-
-
-class Unit:
-    """A systemd unit, which gives its program a user and a sandbox of its own."""
-
-    def __init__(self, name: str, sys: Path = Path("/sys")) -> None:
-        self._name = name
-        self._events = sys / "fs" / "cgroup" / "system.slice" / name / "cgroup.events"
-
-    def start(self) -> None:
-        """Start the unit."""
-        command(["systemctl", "start", self._name])
-
-    def alive(self) -> bool:
-        """Whether the unit's control group holds a process; read from the cgroup file, without calling systemctl."""
-        try:
-            return "populated 1" in self._events.read_text().splitlines()
-        except OSError:
-            return False
+    def __init__(self, stage: str, why: str) -> None:
+        super().__init__(why)
+        self.stage = stage
 
 
 class Boot:
@@ -86,12 +69,14 @@ class Boot:
         layout: Layout,
         *,
         volumes: ModelVolumes,
-        engine: Process,
+        engine: Restartable,
         service: Callable[[str], Process],
         say: Callable[[str], None],
         outbound: Callable[[], None],
         gpus: Callable[[configuration.Gpu], GpuMachine],
+        restarts: Restarts | None = None,
         attestor_wait: float = ATTESTOR_WAIT,
+        attestor_again: float = ATTESTOR_AGAIN,
         engine_wait: float = ENGINE_WAIT,
         service_wait: float = SERVICE_WAIT,
         table: stages.Table = stages.STAGES,
@@ -99,21 +84,23 @@ class Boot:
     ) -> None:
         self._layout = layout
         self._volumes = volumes
-        self._engine = engine
+        self._engine_process = engine
+        self._engine: EngineStart | None = None
+        self._restarts = restarts or Restarts()
         self._say = say
         self._outbound = outbound
         self._gpus = gpus
         self._machine: GpuMachine | None = None
-        self._attestor_wait = attestor_wait
         self._engine_wait = engine_wait
         self._service = service
         self._service_wait = service_wait
         self._required: dict[str, Process] = {}
-        self._attestor = AttestorClient(layout)
-        self._attestor_process: int | None = None
+        self._attestor = AttestorLink(
+            layout, wait=attestor_wait, again=attestor_again, restarted=self._attestor_restarted
+        )
         self._config: Config | None = None
-        self._record: Engine | None = None
         self._stages = table
+        self._interval = WATCH_INTERVAL
         self._work: dict[str, Work] = {
             "platform": self._platform,
             "config": self._read_config,
@@ -152,49 +139,81 @@ class Boot:
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
-        """Block until the engine, a required service, Fabric Manager or the attestor exits, or the device list
-        changes; then mark the boot failed.
+        """Block until a required service, Fabric Manager or the attestor exits, the device list changes, or the
+        engine exits and is not started again; then mark the boot failed.
         """
+        self._interval = interval
+        try:
+            while True:
+                time.sleep(interval)
+                self._check_others()
+                if self._engine is not None and self._engine.ended():
+                    self._start_engine_again(self._engine)
+        except _Fault as fault:
+            self._failed(fault.stage, fault.message)
+
+    def _check_others(self) -> None:
+        """Raise `_Fault` if anything but the engine is not as it must be."""
+        if ended := self._service_ended():
+            raise _Fault("services", f"the service {ended} exited")
+        if ended := "" if self._machine is None else self._machine.ended():
+            raise _Fault("gpu", ended)
+        try:
+            self._attestor.check()
+        except (PrivmlError, OSError) as error:
+            raise _Fault(self._stages[0].name, str(error)) from error
+        try:
+            self._check_devices()  # hot-plug is possible at any time
+        except (PrivmlError, OSError) as error:
+            raise _Fault("devices", str(error)) from error
+
+    def _attestor_restarted(self) -> None:
+        self.progress.count(self._stages[0].name)
+        self._say(f"privml: stage {self._stages[0].name}: the attestor was started again")
+
+    def _start_engine_again(self, engine: EngineStart) -> None:
+        """Start the engine, without quotes, until one passes its trial; `_Fault` when no restart is left."""
+        why = "the engine exited"
         while True:
-            time.sleep(interval)
-            if self._engine_ended():
-                self._failed("engine", "the engine exited")
-                return
-            if ended := self._service_ended():
-                self._failed("services", f"the service {ended} exited")
-                return
-            if ended := "" if self._machine is None else self._machine.ended():
-                self._failed("gpu", ended)
-                return
-            if self._attestor_ended():
-                self._failed(self._stages[-1].name, "the attestor exited")
-                return
+            if used_up := self._restarts.used_up:
+                raise _Fault("engine", f"{why}, after {used_up}")
             try:
-                self._check_devices()  # hot-plug is possible at any time
+                self._attestor.suspend()
             except (PrivmlError, OSError) as error:
-                self._failed("devices", str(error))
-                return
+                raise _Fault(self._stages[0].name, str(error)) from error
+            delay = self._restarts.next()
+            self.progress.again("engine", f"{why}; it is started again")
+            self._say(f"privml: stage engine: {_line(why)}; it is started again in {delay:g} s")
+            end = time.monotonic() + delay
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(left, self._interval))
+                self._check_others()
+            try:
+                if self._machine is not None:
+                    self._machine.check()
+                engine.again(self._check_others)
+            except _Fault:
+                raise
+            except (PrivmlError, OSError) as error:
+                why = str(error)
+                continue
+            break
+        self._check_others()
+        try:
+            self._attestor.resume()
+        except (PrivmlError, OSError) as error:
+            raise _Fault(self._stages[0].name, str(error)) from error
+        self.progress.end("engine", "ok", engine.name)
+        self._say(f"privml: stage engine: ok: {engine.name}")
 
     def _failed(self, name: str, why: str) -> None:
         # Extend the register first: a quote requested at this moment must already carry `failed`.
-        if self._attestor_process is not None:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._attestor_process, signal.SIGUSR1)
+        self._attestor.fail()
         self.progress.end(name, "failed", why)
-        line = " ".join(why.split())
-        self._say(f"privml: stage {name} failed: {line[:2000]}")
+        self._say(f"privml: stage {name} failed: {_line(why)}")
 
     def _platform(self) -> Outcome:
-        end = time.monotonic() + self._attestor_wait
-        name = why = ""
-        while not name:
-            try:
-                name, why = self._attestor.platform()
-            except HostError:
-                if time.monotonic() >= end:
-                    raise
-                time.sleep(0.05)
-        self._attestor_process = self._attestor.watch()
+        name, why = self._attestor.start()
         if name == "none":
             return "warning", f"no TEE: this machine cannot be attested; {why}"
         return "ok", name
@@ -202,7 +221,13 @@ class Boot:
     def _read_config(self) -> Outcome:
         config = configuration.read(self._layout.config)
         if config.engine is not None:
-            self._record = engine_named(config.engine.name)
+            self._engine = EngineStart(
+                self._engine_process,
+                engine_named(config.engine.name),
+                self._layout,
+                [model.name for model in config.models],
+                wait=self._engine_wait,
+            )
         self._config = config
         if config.gpu is not None:
             lock_down(self._layout.sys)
@@ -287,51 +312,13 @@ class Boot:
         return ("ok", "; ".join(opened)) if opened else _SKIPPED
 
     def _start_engine(self) -> Outcome:
-        engine = self._record
-        if engine is None:
+        if self._engine is None:
             return _SKIPPED
         self._engine.start()
-        end = time.monotonic() + self._engine_wait
-        while not self._engine_is_healthy(engine):
-            if not self._engine.alive():
-                raise HostError("engine: exited before it was ready")
-            if time.monotonic() >= end:
-                raise HostError(f"engine: not ready after {self._engine_wait:g} s")
-            time.sleep(0.2)
-        self._try_engine(engine)
-        return "ok", engine.name
-
-    def _engine_is_healthy(self, engine: Engine) -> bool:
-        from privml.agent import exchange
-
-        health = engine.health
-        try:
-            place = self._layout.engine_socket(engine)
-            status, _ = exchange.whole(place, "GET", health.path, timeout=30.0, limit=64 * 1024)
-        except HostError:
-            return False
-        return status == health.status
-
-    def _try_engine(self, engine: Engine) -> None:
-        """Make the first completions; an engine that cannot answer them, or answers with noise, is not ready."""
-        from privml.agent import exchange
-
-        place, trial = self._layout.engine_socket(engine), engine.trial
-        headers = [(b"content-type", b"application/json")]
-        for body in trial.bodies([model.name for model in self._measured.models]):
-            answers = []
-            for _ in range(trial.times):
-                status, answer = exchange.whole(
-                    place, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
-                )
-                if status != 200:
-                    raise HostError(f"engine: the first completion was answered with status {status}")
-                answers.append(answer)
-            if fault := trial.fault(answers):
-                raise HostError(f"engine: engine-answers-wrong: {fault}")
+        return "ok", self._engine.name
 
     def _ready(self) -> Outcome:
-        if self._engine_ended():
+        if self._engine is not None and self._engine.ended():
             raise HostError("engine: exited")
         if ended := self._service_ended():
             raise HostError(f"services: {ended} exited")
@@ -348,20 +335,14 @@ class Boot:
         assert self._config is not None
         return self._config
 
-    def _engine_ended(self) -> bool:
-        return self._record is not None and not self._engine.alive()
-
     def _service_ended(self) -> str:
         """The name of a required service that has ended; empty if all run."""
         return next((name for name, process in self._required.items() if not process.alive()), "")
 
-    def _attestor_ended(self) -> bool:
-        import select
 
-        assert self._attestor_process is not None
-        poll = select.poll()
-        poll.register(self._attestor_process, select.POLLIN)
-        return bool(poll.poll(0))
+def _line(text: str) -> str:
+    """``text`` on one line of the console."""
+    return " ".join(text.split())[:2000]
 
 
 def _console(line: str) -> None:

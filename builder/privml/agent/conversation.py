@@ -51,7 +51,7 @@ class Conversation:
         method = request.method.decode("ascii")
         self._head_only = method == "HEAD"
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
-        asked = Asked(method, request.target.decode("ascii"), sent, partial(self._body, request))
+        asked = Asked(method, request.target.decode("ascii"), sent, partial(self._body, request), self._tls.fileno())
         self._write(self._answer(asked))
 
     def _body(self, request: h11.Request, limit: int) -> bytes:

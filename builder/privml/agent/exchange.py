@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,16 +17,31 @@ _PIECE = 64 * 1024
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+class NotConnectedError(HostError):
+    """The engine or service does not listen: nothing was sent to it."""
+
+
 class Exchange:
     """A sent request and its response: ``status``, ``headers``, then ``pieces()`` until the end.
 
-    ``timeout`` bounds each wait for the engine's next bytes, not the whole response, which may be long.
-    Leaving the block closes the connection, so the engine stops generating for a caller that has disconnected.
+    ``timeout`` bounds each wait for the engine's next bytes, not the whole response, which may be long. ``caller`` is
+    the descriptor of the caller's connection: once that has ended, so has the wait. Leaving the block closes the
+    connection, so the engine stops generating for a caller that has disconnected.
     """
 
     def __init__(
-        self, engine: Path, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float
+        self,
+        engine: Path,
+        method: str,
+        target: str,
+        headers: Headers = (),
+        body: bytes = b"",
+        *,
+        timeout: float,
+        caller: int | None = None,
     ) -> None:
+        self._timeout = timeout
+        self._caller = caller
         self._http = h11.Connection(h11.CLIENT)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
@@ -33,7 +49,7 @@ class Exchange:
             self._socket.connect(str(engine))
         except OSError as error:
             self.close()
-            raise HostError(f"engine: {error.strerror or error}") from error
+            raise NotConnectedError(f"engine: {error.strerror or error}") from error
         try:
             sent: list[tuple[bytes, bytes]] = [
                 (b"host", b"localhost"),
@@ -101,11 +117,25 @@ class Exchange:
                     return event
                 if event is h11.PAUSED or not wait:
                     return None
+                self._await()
                 self._http.receive_data(self._socket.recv(_PIECE))
         except OSError as error:
             raise HostError(f"engine: {error.strerror or error}") from error
         except h11.RemoteProtocolError as error:
             raise HostError(f"engine: not HTTP: {error}") from error
+
+    def _await(self) -> None:
+        """Wait for bytes of the engine while the caller is there; ``HostError`` if it leaves."""
+        if self._caller is None:
+            return
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._caller, select.POLLRDHUP)
+        ready = {descriptor for descriptor, _ in poll.poll(self._timeout * 1000)}
+        if not ready:
+            raise HostError("engine: timed out")
+        if self._caller in ready:
+            raise HostError("engine: the caller has disconnected")
 
 
 def whole(

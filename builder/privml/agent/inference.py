@@ -10,7 +10,17 @@ import json
 import math
 from typing import Any
 
-from privml.engines.requests import Requests, UnsupportedError, check
+from privml.engines.requests import (
+    METHOD,
+    NOT_FOUND,
+    NOT_JSON,
+    QUERY,
+    REPEATED_KEY,
+    TOO_LARGE,
+    Requests,
+    UnsupportedError,
+    check,
+)
 
 _MAX_DIGITS = 400
 """Maximum digits of an integer. Longer ones exceed every bound, and Python parses them in quadratic time."""
@@ -20,18 +30,18 @@ def engine_body(allowed: Requests, method: str, path: str, query: str, body: byt
     """The body to send to the engine for a caller's request; ``UnsupportedError`` when the request is refused."""
     if path not in allowed.readable and path not in allowed.fields:
         known = ", ".join(sorted((*allowed.fields, *allowed.readable)))
-        raise UnsupportedError(404, f"unknown path {path[:80]}, expected one of {known}")
+        raise UnsupportedError(404, NOT_FOUND, f"unknown path {path[:80]}, expected one of {known}")
     expected = "GET" if path in allowed.readable else "POST"
     if method != expected:
-        raise UnsupportedError(405, f"{path} expects {expected}")
+        raise UnsupportedError(405, METHOD, f"{path} expects {expected}")
     if query:
-        raise UnsupportedError(400, f"{path} takes no query")
+        raise UnsupportedError(400, QUERY, f"{path} takes no query")
     if path in allowed.readable:
         if body:
-            raise UnsupportedError(400, f"{path} takes no body")
+            raise UnsupportedError(400, TOO_LARGE, f"{path} takes no body")
         return b""
     if len(body) > allowed.body:
-        raise UnsupportedError(413, f"body of {len(body)} bytes, expected at most {allowed.body}")
+        raise UnsupportedError(413, TOO_LARGE, f"body of {len(body)} bytes, expected at most {allowed.body}")
     value = _decoded(body)
     check(value, allowed.fields[path], path)
     return json.dumps({**value, **allowed.always}, ensure_ascii=True, allow_nan=False).encode("ascii")
@@ -43,7 +53,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            raise UnsupportedError(400, "the body repeats a key")
+            raise UnsupportedError(400, REPEATED_KEY, "the body repeats a key")
         return result
 
     def integer(text: str) -> int | float:
@@ -53,7 +63,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         # Not the parser's message: it may quote the prompt.
-        raise UnsupportedError(400, "the body is not JSON") from error
+        raise UnsupportedError(400, NOT_JSON, "the body is not JSON") from error
     if not isinstance(value, dict):
-        raise UnsupportedError(400, "the body is not a JSON object")
+        raise UnsupportedError(400, NOT_JSON, "the body is not a JSON object")
     return value

@@ -48,6 +48,16 @@ class Layout:
         return self.run / "attestor" / "stage.sock"
 
     @property
+    def control_socket(self) -> Path:
+        """The attestor's socket that suspends and resumes quotes: root only."""
+        return self.run / "attestor" / "control.sock"
+
+    @property
+    def attestor_place(self) -> Path:
+        """How far the attestor has come, for the one that is started in its place: root only."""
+        return self.run / "attestor" / "place.json"
+
+    @property
     def quote_socket(self) -> Path:
         """The attestor's socket for quotes: the server's group."""
         return self.run / "attestor" / "quote.sock"

@@ -1,43 +1,18 @@
 """The public progress of a boot: which stages ran, how long they took, what went wrong.
 
 The boot process replaces the file atomically and the server shows it at `/boot-stages`. Anyone can read it, so
-details hold names and digests, never secrets or prompts. The stages themselves are defined in `events.stages`.
+details hold names and digests, never secrets or prompts. The stages themselves are defined in `events.stages`, the
+form of the table in `events.stagetable`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from privml.base.strictjson import canonical
-
-FORMAT = "privml-stages/v1"
-STATUSES = ("pending", "running", "ok", "warning", "skipped", "failed")
-_THROUGH = ("ok", "warning", "skipped")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stage, its status (one of ``STATUSES``), and its times in milliseconds since the agent started."""
-
-    name: str
-    status: str = "pending"
-    detail: str = ""
-    started_ms: int | None = None
-    ended_ms: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The stage's row in the file."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "detail": self.detail,
-            "started_ms": self.started_ms,
-            "ended_ms": self.ended_ms,
-        }
+from privml.events.stagetable import MAX_DETAIL, PASSED, STATUSES, Row, StageTable
 
 
 class Progress:
@@ -65,14 +40,32 @@ class Progress:
         self._stages[name] = replace(self._stages[name], status="running", started_ms=self._now())
         self._write()
 
+    def again(self, name: str, why: str) -> None:
+        """Mark a stage that had passed as running again, one restart more: until it ends, nothing is ready."""
+        row = self._stages[name]
+        self._stages[name] = replace(
+            row,
+            status="running",
+            detail=why[:MAX_DETAIL],
+            started_ms=self._now(),
+            ended_ms=None,
+            restarts=row.restarts + 1,
+        )
+        self._ready = False
+        self._write()
+
+    def count(self, name: str) -> None:
+        """Count a restart of what the stage started, which kept it running."""
+        self._stages[name] = replace(self._stages[name], restarts=self._stages[name].restarts + 1)
+        self._write()
+
     def end(self, name: str, status: str, detail: str = "") -> None:
         """Mark the stage as finished; a failure at any time makes the machine not ready."""
         assert status in STATUSES
-        self._stages[name] = replace(self._stages[name], status=status, detail=detail[:1000], ended_ms=self._now())
-        if status == "failed":
-            self._ready = False
-        elif name == list(self._stages)[-1]:
-            self._ready = all(stage.status in _THROUGH for stage in self._stages.values())
+        row = self._stages[name]
+        self._stages[name] = replace(row, status=status, detail=detail[:MAX_DETAIL], ended_ms=self._now())
+        # The last stage passes once, and the others may be repeated after it.
+        self._ready = all(stage.status in PASSED for stage in self._stages.values())
         self._write()
 
     def _now(self) -> int:
@@ -80,10 +73,8 @@ class Progress:
 
     def _write(self) -> None:
         # On tmpfs a rename is enough: nothing has to survive a power cut.
-        data = canonical(
-            {"format": FORMAT, "ready": self._ready, "stages": [s.to_json() for s in self._stages.values()]}
-        )
+        table = StageTable(self._ready, tuple(self._stages.values()))
         temporary = self._path.with_name(self._path.name + ".new")
-        temporary.write_bytes(data + b"\n")
+        temporary.write_bytes(table.encode())
         temporary.chmod(0o644)
         temporary.replace(self._path)

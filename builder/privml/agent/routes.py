@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from privml.agent import gateway, headers
+from privml.agent import endings, gateway, headers
 from privml.agent.answers import Answer, Asked, Denied, json_answer
 from privml.agent.attestation import Attestation
 from privml.agent.channelkeys import ChannelKeys
-from privml.agent.exchange import Exchange
+from privml.agent.endings import EndedEngineError, Endings
+from privml.agent.exchange import Exchange, NotConnectedError
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.base.errors import PrivmlError
@@ -47,6 +48,7 @@ class Routes:
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
+        self._endings = Endings(lambda: self._attestation.table().restarts("engine"))
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
         self.channel = ChannelKeys(layout)
         body = self._engine.requests.body if self._engine else 0
@@ -54,6 +56,10 @@ class Routes:
         self._gateway = gateway.Gateway(
             self.channel, content, self._admit, lambda asked, turn: self._routed(asked, lambda: turn)
         )
+
+    def watch(self) -> None:
+        """Notice when the engine exits, from now on."""
+        self._endings.watch()
 
     def answer(self, asked: Asked) -> Answer:
         """The answer to a request, to be closed by the caller; `Denied` when there is none."""
@@ -92,12 +98,21 @@ class Routes:
         with admit() as turn:
             body = asked.read(engine.requests.body)
             shown = _shown(engine, asked, body)
-            place = self._layout.engine_socket(engine)
-            try:
-                exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
-            except PrivmlError as error:
-                raise Denied(502, "engine", "the engine does not answer") from error
-            return _streamed(turn, exchange)
+            return self._of_engine(engine, asked, shown, turn)
+
+    def _of_engine(self, engine: Engine, asked: Asked, body: bytes, turn: contextlib.ExitStack) -> Answer:
+        """The engine's answer to a request that it may get."""
+        try:
+            running = self._endings.begin(asked.path, body)
+        except EndedEngineError as error:
+            raise Denied(422, endings.CODE, error.message) from error
+        turn.callback(self._endings.end, running)
+        try:
+            exchange = _exchange(self._layout.engine_socket(engine), asked, asked.path, body, ENGINE_TIMEOUT)
+        except PrivmlError as error:
+            running.answered = isinstance(error, NotConnectedError)  # it was not sent
+            raise Denied(502, "engine", "the engine does not answer") from error
+        return _streamed(turn, exchange, running.pieces(exchange.status, exchange.pieces()))
 
     def _service(self, asked: Asked, admit: Admit) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
@@ -111,12 +126,12 @@ class Routes:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "service", f"the service {name} does not answer") from error
-            return _streamed(turn, exchange)
+            return _streamed(turn, exchange, exchange.pieces())
 
     def _must_be_ready(self) -> None:
-        ready, stages = self._attestation.stages()
-        if not ready:
+        if not self._attestation.table().ready:
             # The stage list is next to the error, so that an operator sees the reason from any client.
+            _, stages = self._attestation.stages()
             raise Denied(503, "not-ready", "this machine is not ready", stages=loads(stages, what="stages"))
 
     def _admit(self) -> contextlib.ExitStack:
@@ -136,16 +151,17 @@ def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:
     try:
         return engine_body(engine.requests, asked.method, asked.path, asked.query, body)
     except UnsupportedError as error:
-        raise Denied(error.status, "unsupported", error.message) from error
+        raise Denied(error.status, error.code, error.message) from error
 
 
 def _exchange(place: Path, asked: Asked, target: str, body: bytes, timeout: float) -> Exchange:
     """Send a request to the unix socket ``place``, with the headers that are passed on."""
-    return Exchange(place, asked.method, target, headers.forwarded(asked.headers), body, timeout=timeout)
+    sent = headers.forwarded(asked.headers)
+    return Exchange(place, asked.method, target, sent, body, timeout=timeout, caller=asked.caller)
 
 
-def _streamed(turn: contextlib.ExitStack, exchange: Exchange) -> Answer:
+def _streamed(turn: contextlib.ExitStack, exchange: Exchange, pieces: Iterable[bytes]) -> Answer:
     """The answer of the engine or a service as it arrives; it keeps the turn until it is closed."""
     turn.callback(exchange.close)
     kept = turn.pop_all()
-    return Answer(exchange.status, headers.returned(exchange.headers), exchange.pieces(), close=kept.close)
+    return Answer(exchange.status, headers.returned(exchange.headers), pieces, close=kept.close)

@@ -20,10 +20,12 @@ class Tee(Protocol):
     """What the attestor needs from a platform. Calls may block for seconds; the attestor serialises them.
 
     ``kind`` is the type of evidence, as in the document's header; a simulation differs only in ``name``.
+    ``has_register``: RTMR3 is kept outside this process, and outlives it.
     """
 
     name: str
     kind: str
+    has_register: bool
 
     def quote(self, report_data: bytes) -> bytes:
         """A quote over 64 bytes of report data."""
@@ -49,6 +51,7 @@ class NoTee:
 
     name = "none"
     kind = "tdx"
+    has_register = False
 
     def __init__(self, why: QuoteFault = NO_PROVIDER) -> None:
         self.why = why

@@ -13,12 +13,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from privml.base.errors import EvidenceError, HostError
+from privml.base.errors import EvidenceError, HostError, PrivmlError
 from privml.base.strictjson import canonical, loads
 
 MAX_REQUEST = 128 * 1024
 MAX_ANSWER = 12 * 1024 * 1024
 _CREDENTIALS = struct.Struct("3i")
+
+
+class RefusedRequest(PrivmlError):
+    """A request was refused; ``code`` is the reason for the calling program."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from privml.base.errors import EvidenceError, HostError
 from privml.cli.output import print_json, show
 from privml.client import stages
 from privml.client.connection import Endpoint, endpoint
-from privml.client.stages import Stage, Stages
+from privml.events.stagetable import Row, StageTable
 
 UNVERIFIED = "unverified: whoever answers at this address can say this; `verify` checks a guest"
 _PAUSE = 1.0
@@ -49,13 +49,15 @@ def status(url: str, *, watch: bool, timeout: int | None, as_json: bool) -> None
                 "ready": found.ready,
                 "parked": None if parked is None else parked.name,
                 "seconds": found.seconds,
-                "stages": [row.to_dict() for row in found.rows],
+                "stages": [stages.as_json(row) for row in found.rows],
             }
         )
     elif not watch:
         show(*map(_line, found.rows))
     if parked is not None:
-        raise HostError(f"{where.url}: parked in stage {parked.name}: {parked.detail}", hint=parked.remedy or None)
+        raise HostError(
+            f"{where.url}: parked in stage {parked.name}: {parked.detail}", hint=stages.remedy(parked) or None
+        )
     if not found.ready:
         running = next((row.name for row in found.rows if not row.ended), "none")
         raise HostError(f"{where.url}: not ready yet: stage {running}", hint="`--watch` waits")
@@ -63,7 +65,7 @@ def status(url: str, *, watch: bool, timeout: int | None, as_json: bool) -> None
         show(f"ready {found.seconds:.1f} s after the agent started")
 
 
-def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> Stages:
+def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> StageTable:
     """The table once the guest is ready or parked. A guest that does not answer yet is asked again."""
     end = None if timeout is None else time.monotonic() + timeout
     shown: set[str] = set()
@@ -88,7 +90,8 @@ def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> Stages:
         time.sleep(_PAUSE)
 
 
-def _line(row: Stage) -> str:
+def _line(row: Row) -> str:
     took = "" if row.seconds is None else f"{row.seconds:8.1f} s"
-    detail = f"  {row.detail}" if row.detail else ""
-    return f"{row.name:<10} {row.status:<8} {took:>10}{detail}".rstrip()
+    times = "once" if row.restarts == 1 else f"{row.restarts} times"
+    said = [text for text in (row.detail, f"restarted {times}" if row.restarts else "") if text]
+    return f"{row.name:<10} {row.status:<8} {took:>10}  {', '.join(said)}".rstrip()

@@ -1,9 +1,9 @@
 """Restrictions on requests to an engine: fields as records, and the check that applies them.
 
-An engine is started once per boot, so a request that crashes it or keeps it busy forever disables the guest. Engines
-accept undocumented fields, wrap large numbers and silently ignore values of a wrong type. Each field therefore has
-its types and bounds, and other values are refused with the field's name. Nothing here is specific to one engine: the
-bounds are part of its record.
+An engine is started a few times per boot, so requests that crash it or keep it busy forever disable the guest.
+Engines accept undocumented fields, wrap large numbers and silently ignore values of a wrong type. Each field
+therefore has its types and bounds, and other values are refused with the field's name. Nothing here is specific to
+one engine: the bounds are part of its record.
 
 Messages name the field, what was found and the bound. They never contain text that could be part of a prompt.
 """
@@ -21,12 +21,38 @@ from privml.base.errors import EvidenceError
 _SHOWN = 40
 
 
-class UnsupportedError(EvidenceError):
-    """A request that is not passed to the engine; ``status`` is the HTTP status of the refusal."""
+NOT_FOUND = "not-found"
+METHOD = "method"
+QUERY = "query"
+TOO_LARGE = "too-large"
+NOT_JSON = "not-json"
+REPEATED_KEY = "repeated-key"
+UNKNOWN_FIELD = "unknown-field"
+MISSING_FIELD = "missing-field"
+FIELD_TYPE = "field-type"
+FIELD_VALUE = "field-value"
+CODES = (
+    NOT_FOUND,
+    METHOD,
+    QUERY,
+    TOO_LARGE,
+    NOT_JSON,
+    REPEATED_KEY,
+    UNKNOWN_FIELD,
+    MISSING_FIELD,
+    FIELD_TYPE,
+    FIELD_VALUE,
+)
+"""Why a request is not passed to the engine, for programs."""
 
-    def __init__(self, status: int, message: str) -> None:
+
+class UnsupportedError(EvidenceError):
+    """A request that is not passed to the engine: the HTTP status of the refusal, and one of `CODES`."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -157,12 +183,12 @@ def check(value: Mapping[str, Any], fields: tuple[Field, ...], path: str) -> Non
 def _object(value: Mapping[str, Any], fields: tuple[Field, ...], inside: str, by: str = "") -> None:
     unknown = sorted(value.keys() - {field.name for field in fields})
     if unknown:
-        raise UnsupportedError(400, f"field `{inside}{unknown[0][:80]}` is not supported{by}")
+        raise UnsupportedError(400, UNKNOWN_FIELD, f"field `{inside}{unknown[0][:80]}` is not supported{by}")
     for field in fields:
         where = inside + field.name
         if field.name not in value:
             if field.required:
-                raise UnsupportedError(400, f"`{where}`: missing")
+                raise UnsupportedError(400, MISSING_FIELD, f"`{where}`: missing")
             continue
         item = value[field.name]
         if item is None and field.nullable:
@@ -188,16 +214,16 @@ def _totals(value: Any, field: Field, where: str) -> None:
         elif isinstance(item, str):
             size += _bytes(item, where)
     if field.size is not None and size > field.size:
-        raise UnsupportedError(413, f"`{where}`: {size} bytes of text, expected at most {field.size}")
+        raise UnsupportedError(413, TOO_LARGE, f"`{where}`: {size} bytes of text, expected at most {field.size}")
     if field.nodes is not None and nodes > field.nodes:
-        raise UnsupportedError(400, f"`{where}`: {nodes} values, expected at most {field.nodes}")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: {nodes} values, expected at most {field.nodes}")
 
 
 def _bytes(text: str, where: str) -> int:
     try:
         return len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise UnsupportedError(400, f"`{where}`: a string with a lone surrogate") from error
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: a string with a lone surrogate") from error
 
 
 def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
@@ -206,7 +232,7 @@ def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
     matching = [kind for kind in kinds if named in _TYPES[type(kind)]]
     if not matching:
         expected = list(dict.fromkeys(_TYPES[type(kind)][0] for kind in kinds))
-        raise UnsupportedError(400, f"`{where}`: {named}, expected {' or '.join(expected) or 'null'}")
+        raise UnsupportedError(400, FIELD_TYPE, f"`{where}`: {named}, expected {' or '.join(expected) or 'null'}")
     kind = matching[0]
     if isinstance(kind, Array) and value:
         first = _name(value[0])
@@ -221,7 +247,9 @@ def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
         case Array():
             if not kind.least <= len(value) <= kind.limit:
                 least = f"{kind.least} to " if kind.least else "at most "
-                raise UnsupportedError(400, f"`{where}`: {len(value)} items, expected {least}{kind.limit}")
+                raise UnsupportedError(
+                    400, FIELD_VALUE, f"`{where}`: {len(value)} items, expected {least}{kind.limit}"
+                )
             for index, item in enumerate(value):
                 _kind(item, (kind.of,), f"{where}[{index}]")
         case Object():
@@ -236,11 +264,13 @@ def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
 
 def _text(value: str, kind: Text, where: str) -> None:
     if len(value) > kind.limit:
-        raise UnsupportedError(400, f"`{where}`: {len(value)} characters, expected at most {kind.limit}")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: {len(value)} characters, expected at most {kind.limit}")
     if kind.words and value not in kind.words:
-        raise UnsupportedError(400, f"`{where}`: got `{value[:_SHOWN]}`, expected one of {', '.join(kind.words)}")
+        raise UnsupportedError(
+            400, FIELD_VALUE, f"`{where}`: got `{value[:_SHOWN]}`, expected one of {', '.join(kind.words)}"
+        )
     if kind.depth is not None and _nested(value) > kind.depth:
-        raise UnsupportedError(400, f"`{where}`: JSON nested deeper than {kind.depth} levels")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: JSON nested deeper than {kind.depth} levels")
 
 
 def _nested(text: str) -> float:
@@ -260,20 +290,24 @@ def _nested(text: str) -> float:
 def _number(value: float, kind: Integer | Number, where: str) -> None:
     expected = f"{kind.low:g} to {kind.high:g}" if isinstance(kind, Number) else f"{kind.low} to {kind.high}"
     if isinstance(kind, Integer) and not isinstance(value, int):
-        raise UnsupportedError(400, f"`{where}`: got {_shown(value)}, expected an integer from {expected}")
+        raise UnsupportedError(
+            400, FIELD_VALUE, f"`{where}`: got {_shown(value)}, expected an integer from {expected}"
+        )
     if not kind.low <= value <= kind.high:
         private = isinstance(kind, Integer) and kind.private
         found = "an integer out of range" if private else f"got {_shown(value)}"
-        raise UnsupportedError(400, f"`{where}`: {found}, expected {expected}")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: {found}, expected {expected}")
 
 
 def _numbers(value: dict[str, Any], kind: Numbers, where: str) -> None:
     if len(value) > kind.limit:
-        raise UnsupportedError(400, f"`{where}`: {len(value)} keys, expected at most {kind.limit}")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: {len(value)} keys, expected at most {kind.limit}")
     for key, item in value.items():
         digits = key.isascii() and key.isdigit() and len(key) <= len(str(kind.high))
         if not digits or int(key) > kind.high:
-            raise UnsupportedError(400, f"`{where}`: key `{key[:_SHOWN]}`, expected an integer from 0 to {kind.high}")
+            raise UnsupportedError(
+                400, FIELD_VALUE, f"`{where}`: key `{key[:_SHOWN]}`, expected an integer from 0 to {kind.high}"
+            )
         _kind(item, (kind.of,), f"{where}.{key}")
 
 
@@ -287,48 +321,61 @@ def _schema(value: Any, kind: Schema, where: str) -> None:
             elif isinstance(item, list):
                 if len(item) > kind.items:
                     raise UnsupportedError(
-                        400, f"`{where}`: an array of {len(item)} items, expected at most {kind.items}"
+                        400, FIELD_VALUE, f"`{where}`: an array of {len(item)} items, expected at most {kind.items}"
                     )
             elif isinstance(item, str):
                 if len(item) > kind.text:
                     raise UnsupportedError(
-                        400, f"`{where}`: a string of {len(item)} characters, expected at most {kind.text}"
+                        400,
+                        FIELD_VALUE,
+                        f"`{where}`: a string of {len(item)} characters, expected at most {kind.text}",
                     )
             elif _is_number(item) and not -kind.number <= item <= kind.number:
                 raise UnsupportedError(
-                    400, f"`{where}`: got {_shown(item)}, expected {-kind.number:.0f} to {kind.number:.0f}"
+                    400,
+                    FIELD_VALUE,
+                    f"`{where}`: got {_shown(item)}, expected {-kind.number:.0f} to {kind.number:.0f}",
                 )
         level = [child for item in level for child in _children(item)]
         if not level:
             break
     else:
-        raise UnsupportedError(400, f"`{where}`: nested deeper than {kind.depth} levels")
+        raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: nested deeper than {kind.depth} levels")
     if alternatives > kind.alternatives:
         lists = ", ".join(f"`{choice}`" for choice in kind.choices)
         raise UnsupportedError(
-            400, f"`{where}`: {alternatives} alternatives in {lists}, expected at most {kind.alternatives}"
+            400,
+            FIELD_VALUE,
+            f"`{where}`: {alternatives} alternatives in {lists}, expected at most {kind.alternatives}",
         )
 
 
 def _schema_object(item: dict[str, Any], kind: Schema, where: str) -> int:
     """Check one object of a schema without what is in it; the number of alternatives that it lists."""
     if len(item) > kind.keys:
-        raise UnsupportedError(400, f"`{where}`: an object of {len(item)} keys, expected at most {kind.keys}")
+        raise UnsupportedError(
+            400, FIELD_VALUE, f"`{where}`: an object of {len(item)} keys, expected at most {kind.keys}"
+        )
     longest = max(map(len, item), default=0)
     if longest > kind.name:
-        raise UnsupportedError(400, f"`{where}`: a key of {longest} characters, expected at most {kind.name}")
+        raise UnsupportedError(
+            400, FIELD_VALUE, f"`{where}`: a key of {longest} characters, expected at most {kind.name}"
+        )
     for word in kind.refused:
         if isinstance(item.get(word), str):
-            raise UnsupportedError(400, f"`{where}`: a schema with `{word}` is not supported")
+            raise UnsupportedError(400, FIELD_VALUE, f"`{where}`: a schema with `{word}` is not supported")
     for word, low, high in kind.ranges:
         number = item.get(word)
         if _is_number(number) and not low <= number <= high:
-            raise UnsupportedError(400, f"`{where}`: `{word}` {_shown(number)}, expected {low:.0f} to {high:.0f}")
+            raise UnsupportedError(
+                400, FIELD_VALUE, f"`{where}`: `{word}` {_shown(number)}, expected {low:.0f} to {high:.0f}"
+            )
     for least, most in kind.ordered:
         first, second = item.get(least), item.get(most)
         if _is_number(first) and _is_number(second) and first > second:
             raise UnsupportedError(
                 400,
+                FIELD_VALUE,
                 f"`{where}`: `{least}` {_shown(first)} and `{most}` {_shown(second)}, expected `{least}` <= `{most}`",
             )
     return sum(len(found) for choice in kind.choices if isinstance(found := item.get(choice), list))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from privml.agent.attestor import serve
+from privml.agent.layout import Layout
 from privml.base.errors import PrivmlError
 from privml.sim.gpumachine import reader_of
 from privml.sim.tee import SimulatedTee
@@ -13,7 +14,7 @@ from privml.sim.tee import SimulatedTee
 def main() -> int:
     """Serve until SIGTERM."""
     try:
-        tee = SimulatedTee()
+        tee = SimulatedTee(register=Layout().attestor_place.with_name("simulated-rtmr3"))
     except PrivmlError as error:
         sys.stderr.write(f"privml: attestor: {error}\n")
         return 1

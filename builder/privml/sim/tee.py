@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from privml.base.errors import HostError
+from privml.base.files import write_atomic
 from privml.base.strictjson import unhex
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMR0, RTMR1, RTMR2, RTMR3, ZERO
 from privml.events.replay import extend, replay_tpm_as_rtmrs
@@ -17,17 +18,22 @@ from privml.sim.quote import collateral, make_quote
 
 
 class SimulatedTee:
-    """The `agent.tee.Tee` of development images. RTMR3 lives in this process."""
+    """The `agent.tee.Tee` of development images. RTMR3 is in the file ``register``, which outlives this process as
+    the register of a TD does; without one it is in this process.
+    """
 
     name = "simulated"
     kind = "tdx"
+    has_register = True
 
     def __init__(
         self,
         *,
         tpm_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
         mrtd: Path = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/org.privml/sim-mrtd/raw"),
+        register: Path | None = None,
     ) -> None:
+        self._register = register
         self._log = _read(tpm_log, "the TPM's log")
         replayed = replay_tpm_as_rtmrs(parse_log(self._log))
         mrtd_text = _read(mrtd, "the launcher's MRTD").decode("ascii", "replace").strip("\n\0 ")
@@ -38,14 +44,18 @@ class SimulatedTee:
             RTMR2: replayed[RTMR2],
             RTMR3: ZERO,
         }
+        if register is not None and register.exists():
+            self._registers[RTMR3] = unhex(register.read_text(), DIGEST_SIZE, what="simulated RTMR3")
 
     def quote(self, report_data: bytes) -> bytes:
         """A quote of the simulated platform."""
         return make_quote(self._registers, report_data)
 
     def extend(self, digest: bytes) -> None:
-        """Extend the RTMR3 of this process."""
+        """Extend RTMR3."""
         self._registers[RTMR3] = extend(self._registers[RTMR3], digest)
+        if self._register is not None:
+            write_atomic(self._register, self._registers[RTMR3].hex().encode(), mode=0o600)
 
     def rtmr3(self) -> bytes:
         """RTMR3 as extended so far."""

@@ -9,9 +9,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import Any
 
-from privml.base.errors import HostError
+from privml.base.errors import EvidenceError, HostError
+from privml.events.stagetable import MAX_TABLE, StageTable, decode
 from privml.vm.machine import Machine
 
 _PAUSE = 0.25
@@ -23,7 +23,7 @@ def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None]
     ``show`` gets a line for each stage that has ended.
     """
     start = time.monotonic()
-    stages: list[dict[str, Any]] = []
+    found: StageTable | None = None
     shown: set[str] = set()
     # One connection for all questions: under emulation a handshake takes time that the guest could boot in.
     connection = http.client.HTTPSConnection("127.0.0.1", machine.port, timeout=5, context=_own_machine())
@@ -33,30 +33,36 @@ def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None]
             try:
                 connection.request("GET", "/boot-stages")
                 answer = connection.getresponse()
-                table = json.loads(answer.read())
-                stages = table["stages"] if answer.status == 200 else stages
-                for stage in stages:
-                    if stage["status"] not in ("pending", "running") and stage["name"] not in shown:
-                        shown.add(stage["name"])
-                        show(f"stage {stage['name']}: {stage['status']} after {time.monotonic() - start:.0f} s")
-                failed = [stage for stage in stages if stage["status"] == "failed"]
-                if failed:
-                    raise HostError(
-                        f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
-                        hint="run again with --console to see the console",
-                    )
-                if answer.status == 200 and table["ready"] is True:
-                    return time.monotonic() - start
-            except (OSError, http.client.HTTPException, ValueError, KeyError):
+                data = answer.read(MAX_TABLE + 1)
+                if answer.status == 200:
+                    found = decode(data)
+                    _show(found, shown, lambda text: show(f"{text} after {time.monotonic() - start:.0f} s"))
+                    if found.ready:
+                        return time.monotonic() - start
+            except (OSError, http.client.HTTPException, EvidenceError):
                 connection.close()  # the next question opens it again
             time.sleep(_PAUSE)
     finally:
         connection.close()
-    reached = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none, its agent did not answer"
+    rows = () if found is None else found.rows
+    reached = ", ".join(f"{row.name} {row.status}" for row in rows) or "none, its agent did not answer"
     raise HostError(
         f"the guest was not ready within {timeout:g} s; stages: {reached}\n{machine.console_tail()}",
         hint="give it longer with --timeout, or read its console with --console",
     )
+
+
+def _show(found: StageTable, shown: set[str], show: Callable[[str], None]) -> None:
+    """Show the stages that have ended since the last call; ``HostError`` if one failed."""
+    for row in found.rows:
+        if row.ended and row.name not in shown:
+            shown.add(row.name)
+            show(f"stage {row.name}: {row.status}")
+    if found.parked is not None:
+        raise HostError(
+            f"guest stage `{found.parked.name}` failed: {found.parked.detail}",
+            hint="run again with --console to see the console",
+        )
 
 
 def complete(machine: Machine, prompt: str, max_tokens: int, timeout: float = 600) -> str:

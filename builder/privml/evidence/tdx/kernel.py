@@ -77,6 +77,7 @@ class TdxTee:
 
     name = "tdx"
     kind = "tdx"
+    has_register = True
 
     def __init__(
         self,
