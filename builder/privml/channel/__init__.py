@@ -1,5 +1,4 @@
-"""The sealed channel: HPKE, Binary HTTP, oblivious HTTP, and the keys and replay sets of a gateway.
+"""The sealed channel: HPKE, Binary HTTP, oblivious HTTP, the keys and replay sets of a gateway; and receipts.
 
-Nothing imports this room yet: no route, no verb, and the guest does not carry it. Everything here is pure: time,
-keys and bytes are arguments. Standard library and `cryptography` only.
+Everything here is pure: time, keys and bytes are arguments. Standard library and `cryptography` only.
 """
