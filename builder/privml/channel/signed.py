@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 
@@ -28,6 +25,10 @@ def payload_of(
     ``EvidenceError`` above ``limit`` bytes, and for another type, several signatures, or another encoding of the same
     envelope. Without ``keyid`` the signature must have none. The payload is not parsed.
     """
+    # Loaded here: the room `verify` names these records, and can be imported with the standard library alone.
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     if len(data) > limit:
         raise EvidenceError(f"{what}: {len(data)} bytes, expected at most {limit}")
     envelope = dsse.decode(data, what=what)
