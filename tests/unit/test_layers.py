@@ -168,7 +168,7 @@ BAD = [
     ("client", "publish"),
     ("client", "recipe"),
     ("agent", "verify"),
-    ("channel", "agent"),
+    ("sim", "channel"),
     ("agent", "sim"),
     ("sim", "verify"),
     ("client", "sim"),

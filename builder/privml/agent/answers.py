@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from privml.agent.headers import Headers
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical
-from privml.channel.receipt import TLS
 
 
 def _none() -> Headers:
@@ -30,15 +29,15 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
-    ``channel`` is what carried the request (`channel.receipt.CHANNELS`), ``enc_sha256`` the SHA-256 of a sealed
-    request's encapsulated key.
+    ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
+    encapsulated key.
     """
 
     method: str
     target: str
     headers: Headers
     read: Callable[[int], bytes]
-    channel: str = TLS
+    channel: Literal["tls", "ohttp", "wrapped"] = "tls"
     enc_sha256: bytes | None = None
 
     @property

@@ -1,4 +1,5 @@
-"""The sealed channel: HPKE, Binary HTTP, oblivious HTTP, the keys and replay sets of a gateway; and receipts.
+"""The sealed channel: HPKE, Binary HTTP, oblivious HTTP, and the keys and replay sets of a gateway.
 
-Everything here is pure: time, keys and bytes are arguments. Standard library and `cryptography` only.
+Everything here is pure: time, keys and bytes are arguments. Standard library and `cryptography` only, because the
+guest carries this room.
 """
