@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from privml.engines.usage import MAX_KEPT, UsageReader
+from privml.engines.usage import MAX_END, MAX_JSON, UsageReader
 
 JSON, EVENTS = "application/json; charset=utf-8", "text/event-stream"
 USAGE = b'{"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":3,"total_tokens":14}}'
@@ -84,8 +84,8 @@ def test_memory_is_bounded() -> None:
     for _ in range(40):
         events.add(piece)
         whole.add(piece)
-        assert len(events._kept) <= 2 * MAX_KEPT
-        assert len(whole._kept) <= MAX_KEPT
+        assert len(events._kept) <= 2 * MAX_END
+        assert len(whole._kept) <= MAX_JSON
     events.add(b"data: " + USAGE + b"\n\n")
     assert events.usage() == (11, 3)
     assert whole.usage() is None

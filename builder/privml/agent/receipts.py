@@ -1,4 +1,4 @@
-"""Sign a receipt for each answer of the engine, and keep the last ones in memory.
+"""A receipt for each answer of the engine, signed when somebody asks for it. The last ones are kept in memory.
 
 Digests are made of the bytes themselves, as they pass: of the request as received, of the body that the engine gets,
 and of the answer as it is sent. No digest is taken from a header, and nothing is written to a file.
@@ -42,13 +42,13 @@ class Receipts:
         self._public = key.public_key().public_bytes_raw()
         self._lock = threading.Lock()  # of the fields below
         self._count = 0
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept: OrderedDict[str, Receipt] = OrderedDict()
 
     def of(self, answer: Answer, asked: Asked, *, nonce: bytes | None, received: bytes, forwarded: bytes) -> Answer:
         """The engine's ``answer`` to ``asked``, with its receipt.
 
         ``nonce`` is the caller's (`nonce_of`), ``received`` the body of the request, ``forwarded`` the one that the
-        engine got. The receipt is made when the answer ends, and also when it is closed before.
+        engine got. The receipt is kept when the answer ends, and also when it is closed before.
         """
         assert self._origin is not None  # there is no answer without an engine
         with self._lock:
@@ -84,18 +84,21 @@ class Receipts:
         )
 
     def find(self, text: str) -> bytes | None:
-        """The receipt with an id in hex; None if there is none, or none any more."""
+        """The envelope of the receipt with an id in hex; None if there is none, or none any more."""
         with self._lock:
-            return self._kept.get(text)
+            found = self._kept.get(text)
+        return None if found is None else self.sign(found)
 
-    def keep(self, ended: Receipt) -> bytes:
-        """Sign and keep a receipt; returns its envelope."""
-        envelope = ended.sign(self._key.sign, self._public)
+    def keep(self, ended: Receipt) -> None:
+        """Keep the receipt of an answer that has ended."""
         with self._lock:
-            self._kept[ended.id.hex()] = envelope
+            self._kept[ended.id.hex()] = ended
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        return envelope
+
+    def sign(self, ended: Receipt) -> bytes:
+        """The envelope of a receipt, always the same. Many answers are never asked about, and signing takes time."""
+        return ended.sign(self._key.sign, self._public)
 
 
 class _Running:
@@ -108,7 +111,7 @@ class _Running:
         self._digest = hashlib.sha256()
         self._size = 0
         self._usage = UsageReader(begun.content_type)
-        self._envelope: bytes | None = None
+        self._ended: Receipt | None = None
 
     def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -120,26 +123,26 @@ class _Running:
         self._end(complete=True)
 
     def trailers(self) -> Headers:
-        if self._envelope is None:
+        if self._ended is None:
             return []
-        return [(receipt.TRAILER.encode(), receipt.trailer_of(self._envelope).encode())]
+        return [(receipt.TRAILER.encode(), receipt.trailer_of(self._receipts.sign(self._ended)).encode())]
 
     def close(self) -> None:
         try:
-            if self._envelope is None:
+            if self._ended is None:
                 self._end(complete=False)
         finally:
             self._answer.close()
 
     def _end(self, *, complete: bool) -> None:
         counted = self._usage.usage()
-        ended = replace(
+        self._ended = replace(
             self._begun,
             response=Body(self._digest.digest(), self._size),
             complete=complete,
             usage=None if counted is None else Usage(*counted),
         )
-        self._envelope = self._receipts.keep(ended)
+        self._receipts.keep(self._ended)
 
 
 def nonce_of(asked: Asked) -> bytes | None:

@@ -1,7 +1,7 @@
 """The usage that an engine reports in an answer: tokens of prompt and completion, as OpenAI's API names them.
 
 It is read beside the answer, which is neither changed nor held back for it. Memory is bounded: of an answer as events
-only its end is kept, and a longer one as JSON than `MAX_KEPT` is not read. Anything else than two counts gives none.
+only its end is kept, and a longer one as JSON than `MAX_JSON` is not read. Anything else than two counts gives none.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any, TypeGuard
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import check_structure, first_repeated
 
-MAX_KEPT = 256 * 1024
-"""Bytes of an answer that are read; twice as many are kept at most."""
+MAX_JSON = 256 * 1024
+"""Bytes of an answer as JSON that are kept and read."""
+MAX_END = 16 * 1024
+"""Bytes of an answer as events that are read; twice as many are kept at most."""
 MAX_TOKENS = 2**40
 _EVENTS = 4
 """How many events at the end of an answer are looked at: usage is in the last one, or before `[DONE]`."""
@@ -35,9 +37,9 @@ class UsageReader:
         if not self._reading:
             return
         self._kept += piece
-        if self._events and len(self._kept) > 2 * MAX_KEPT:
-            del self._kept[:-MAX_KEPT]
-        elif not self._events and len(self._kept) > MAX_KEPT:
+        if self._events and len(self._kept) > 2 * MAX_END:
+            del self._kept[:-MAX_END]
+        elif not self._events and len(self._kept) > MAX_JSON:
             self._reading = False
             self._kept.clear()
 
@@ -51,7 +53,7 @@ class UsageReader:
 
 def _last_events(data: bytes) -> list[bytes]:
     """The data of the last events, from the end. An event of several data lines is not one of OpenAI's API."""
-    lines = data[-MAX_KEPT:].replace(b"\r\n", b"\n").split(b"\n")
+    lines = data[-MAX_END:].replace(b"\r\n", b"\n").split(b"\n")
     found = [line[len(_DATA) :].strip() for line in reversed(lines) if line.startswith(_DATA)]
     return found[:_EVENTS]
 
