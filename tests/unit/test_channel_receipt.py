@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -47,6 +48,8 @@ def test_the_payload_is_the_documented_json() -> None:
     }
     envelope = json.loads(SIGNED)
     assert (envelope["payloadType"], envelope["signatures"][0]["keyid"]) == (PAYLOAD_TYPE, KEY.hex())
+    # Every byte of it, which Ed25519 makes the same each time.
+    assert hashlib.sha256(SIGNED).hexdigest() == "d04c18ffd726fa2aa8abcfe8365ee6d64e8a37ec99352196ba5ebf00bd930f05"
 
 
 @pytest.mark.parametrize(
