@@ -112,6 +112,8 @@ def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
             assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
     assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 2]
+
+
 @pytest.fixture
 def kept(served: Guest, tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """The port of a proxy that keeps receipts and bodies, and their folder."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 from privml.agent.answers import Answer, Asked, Denied, json_answer
@@ -101,7 +102,7 @@ class Gateway:
             except SetFull as full:
                 raise Denied(503, "channel-full", full.message) from full
             del sealed
-            return self._answered(opened, "wrapped" if wrapped else "ohttp", turn)
+            return self._answered(asked, opened, "wrapped" if wrapped else "ohttp", turn)
 
     def _opened(self, sealed: bytes, *, wrapped: bool) -> OpenedRequest:
         """The request in ``sealed``, whole and new."""
@@ -114,12 +115,16 @@ class Gateway:
         return opener.end()
 
     def _answered(
-        self, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"], turn: contextlib.ExitStack
+        self,
+        asked: Asked,
+        opened: OpenedRequest,
+        channel: Literal["ohttp", "wrapped"],
+        turn: contextlib.ExitStack,
     ) -> Answer:
         """The answer to an opened request, sealed. Refusals are inside, too."""
         method = ""
         try:
-            inner = self._inner(opened, channel)
+            inner = self._inner(asked, opened, channel)
             method = inner.method
             answer = self._answer(inner, turn)
         except Denied as denied:
@@ -135,7 +140,7 @@ class Gateway:
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
         return Answer(200, headers, _pieces(response, head, answer, silent=silent), close=answer.close)
 
-    def _inner(self, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
+    def _inner(self, asked: Asked, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
         """The request inside; `Denied` if it is malformed or asks for something else than is answered sealed."""
         try:
             request = bhttp.decode_request(opened.plain, fields.Limits(content=self._limits.total))
@@ -148,7 +153,10 @@ class Gateway:
             raise Denied(404, "not-found", "unknown path in a sealed request")
         headers = [(name.encode(), value.encode()) for name, value in request.fields]
         digest = hashlib.sha256(opened.context.encapsulated).digest()
-        return Asked(request.line.method, request.line.path, headers, _reader(request), channel, digest)
+        return replace(
+            asked, method=request.line.method, target=request.line.path, headers=headers, read=_reader(request),
+            channel=channel, enc_sha256=digest,
+        )  # fmt: skip
 
 
 def _reader(request: Request) -> Callable[[int], bytes]:
