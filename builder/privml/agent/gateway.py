@@ -43,7 +43,7 @@ _STREAMED = [
     # Not stored, and neither changed nor held back by what is in between.
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
-    (b"incremental", b"?1"),  # RFC 10036
+    (b"incremental", b"?1"),  # draft-ietf-httpbis-incremental
 ]
 _BODILESS = (204, 304)
 
