@@ -144,6 +144,7 @@ class FakeEngine:
         self.socket = socket
         self.started = False
         self.starts = 0
+        self._ending = threading.Lock()
         self.living = True
         self.leaves = False
         """Whether its directory stays when it is stopped."""
@@ -223,15 +224,16 @@ class FakeEngine:
 
     def die(self) -> None:
         """End as a process does: its socket refuses, its connections are cut, and its directory is still there."""
-        self.living = False
-        if self._server is not None:
-            for connection in list(self._server.connections):
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
-        self.hold.set()
+        with self._ending:
+            self.living = False
+            if self._server is not None:
+                for connection in list(self._server.connections):
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+                self._server.shutdown()
+                self._server.server_close()
+                self._server = None
+            self.hold.set()
 
     def stop(self) -> None:
         self.die()
@@ -393,10 +395,13 @@ class Guest:
         (kernel / "modules_disabled").write_text("1\n")
 
     def add_pci(self, slot: int, vendor: int, device: int, class_code: int = 0x010000) -> None:
-        entry = self.layout.sys / "bus" / "pci" / "devices" / f"0000:00:{slot:02x}.0"
+        entry = self.layout.sys / f"slot-{slot}"
         entry.mkdir(parents=True)
         for name, value in (("vendor", vendor), ("device", device), ("class", class_code)):
             (entry / name).write_text(f"0x{value:04x}\n")
+        devices = self.layout.sys / "bus" / "pci" / "devices"
+        devices.mkdir(parents=True, exist_ok=True)
+        entry.rename(devices / f"0000:00:{slot:02x}.0")  # whole, as the kernel shows it
 
     def _child(self, work: str) -> subprocess.Popen[bytes]:
         me = os.getuid()

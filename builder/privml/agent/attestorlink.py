@@ -16,6 +16,7 @@ from privml.base.errors import HostError, PrivmlError
 from privml.events.agent import AgentEvent
 
 _PAUSE = 0.05
+_FAILING = 5.0
 
 
 class AttestorLink:
@@ -76,14 +77,21 @@ class AttestorLink:
         self._current()
 
     def fail(self) -> None:
-        """Make it extend `failed` and give no quote any more; it does so even if this process ends next."""
+        """Let no quote be given any more, and wait until it has extended `failed`.
+
+        It does so even if this process ends next. The wait is short while a quote is being made, which is not given.
+        """
         if self._process is None:
             return
-        self._suspended = True  # one that is taken up with now must not give a quote before it knows
         with contextlib.suppress(PrivmlError, OSError):
-            self._current()
+            self.suspend()
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._process, signal.SIGUSR1)
+        end = time.monotonic() + _FAILING
+        with contextlib.suppress(PrivmlError, OSError):  # refused, once it has failed
+            while time.monotonic() < end:
+                self._client.suspend()
+                time.sleep(_PAUSE)
 
     def _current(self) -> AttestorClient:
         """The client, once it is known that an attestor runs."""

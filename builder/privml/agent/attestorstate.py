@@ -144,7 +144,8 @@ class Attestor:
         """Give no quote until `resume`, not even the one that is being made."""
         self._suspended = True
         if self._place.failed:
-            raise RefusedRequest("failed", f"this machine has failed: {self._place.failed}")
+            with self._lock:  # by now the register is extended
+                raise RefusedRequest("failed", f"this machine has failed: {self._place.failed}")
 
     def resume(self) -> None:
         """Give quotes again, unless this machine has failed."""
