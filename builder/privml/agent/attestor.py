@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from privml.agent import wire
+from privml.agent import console, wire
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.layout import Layout
 from privml.agent.tee import NoTee, NoTeeError, Tee, detect
@@ -230,7 +230,7 @@ def serve(
         stage = wire.listen(layout.stage_socket, mode=0o600)
         quotes = wire.listen(layout.quote_socket, mode=0o660, group=layout.server_id)
     except (PrivmlError, OSError) as error:
-        sys.stderr.write(f"privml: attestor: {error}\n")
+        console.say(f"privml: attestor: {error}")
         return 1
     threading.Thread(target=_serve_stages, args=(attestor, stage, layout), daemon=True).start()
     threading.Thread(target=_serve_quotes, args=(attestor, quotes, layout), daemon=True).start()
@@ -238,7 +238,7 @@ def serve(
         try:
             attestor.fail("a stage or the engine failed")
         except (PrivmlError, OSError) as error:
-            sys.stderr.write(f"privml: attestor: {error}\n")
+            console.say(f"privml: attestor: {error}")
     return 0
 
 
@@ -285,7 +285,7 @@ def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -
         except QuoteError as failed:
             if failed.fault != shown:
                 shown = failed.fault
-                sys.stderr.write(f"privml: attestor: no quote: {shown}\n")
+                console.say(f"privml: attestor: no quote: {shown}")
             raise
         shown = None
         return made

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from privml.agent import devices, gpumachine
+from privml.agent import console, devices, gpumachine
 from privml.agent.attestor import AttestorClient
 from privml.agent.gpumachine import GpuMachine
 from privml.agent.layout import Layout
@@ -148,7 +148,7 @@ class Boot:
                 self._failed(name, str(error))
                 return False
             self.progress.end(name, status, detail)
-            self._say(f"privml: stage {name}: {status}{': ' + detail if detail else ''}")
+            self._say(console.clean(f"privml: stage {name}: {status}{': ' + detail if detail else ''}"))
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
@@ -181,8 +181,7 @@ class Boot:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._attestor_process, signal.SIGUSR1)
         self.progress.end(name, "failed", why)
-        line = " ".join(why.split())
-        self._say(f"privml: stage {name} failed: {line[:2000]}")
+        self._say(console.clean(f"privml: stage {name} failed: {why}"))
 
     def _platform(self) -> Outcome:
         end = time.monotonic() + self._attestor_wait
@@ -364,11 +363,6 @@ class Boot:
         return bool(poll.poll(0))
 
 
-def _console(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
     """The GPUs of this machine, brought up by the units of the image."""
     return GpuMachine(
@@ -389,12 +383,12 @@ def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout
         volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),
         engine=Unit("privml-engine.service", layout.sys),
         service=lambda name: Unit(services.unit(name), layout.sys),
-        say=_console,
+        say=console.say,
         outbound=lambda: close_outbound(layout.sys),
         gpus=lambda gpu: gpus(gpu, layout),
     )
     if boot.run():
-        _console("privml: ready")
+        console.say("privml: ready")
         boot.watch()
     while True:
         signal.pause()

@@ -97,7 +97,8 @@ class Exchange:
         except OSError as error:
             raise HostError(f"engine: {error.strerror or error}") from error
         except h11.RemoteProtocolError as error:
-            raise HostError(f"engine: not HTTP: {error}") from error
+            # Not h11's message: it may quote what was sent, and this error can reach the console.
+            raise HostError("engine: what it sent is not HTTP") from error
 
 
 def whole(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from privml.agent import console
 from privml.base.strictjson import canonical
 
 FORMAT = "privml-stages/v1"
@@ -68,7 +69,9 @@ class Progress:
     def end(self, name: str, status: str, detail: str = "") -> None:
         """Mark the stage as finished; a failure at any time makes the machine not ready."""
         assert status in STATUSES
-        self._stages[name] = replace(self._stages[name], status=status, detail=detail[:1000], ended_ms=self._now())
+        self._stages[name] = replace(
+            self._stages[name], status=status, detail=console.clean(detail), ended_ms=self._now()
+        )
         if status == "failed":
             self._ready = False
         elif name == list(self._stages)[-1]:
