@@ -386,9 +386,10 @@ def test_the_stage_table_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_configuration_round_trips() -> None:
-    config = a_config()
+    config = a_config(per_address=0, metrics=True)
     data = encode(config)
     assert encode(decode(data)) == data
+    assert (decode(data).per_address, decode(data).metrics) == (0, True)
     assert [event.name for event in sequence(decode(data))] == ["config", "model", "engine", "system-ready"]
     assert parse_log(b"") == ()
 
@@ -402,6 +403,10 @@ def test_configuration_round_trips() -> None:
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),
+        ("agent.per_address", -1, "per_address"),
+        ("agent.per_address", 32, "default value"),
+        ("agent.metrics", False, "default value"),
+        ("agent.metrics", 1, "metrics"),
         ("engine", None, "one of engine and models is empty"),
         ("models", [], "one of engine and models is empty"),
         ("engine", {}, "config.engine.name: missing"),

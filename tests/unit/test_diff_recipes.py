@@ -129,6 +129,8 @@ CASES = (
         ("agent.max_concurrency",),
         ("agent.max_concurrency",),
     ),
+    Case("agent.per_address", put("agent per_address", 0), ("agent.per_address",), ("agent.per_address",)),
+    Case("agent.metrics", put("agent metrics", True), ("agent.metrics",), ("agent.metrics",)),
     Case(
         "inference.engine.options.context",
         put("inference engine options context", 1024),

@@ -118,6 +118,8 @@ def test_every_field_is_described_once() -> None:
         ("inference.models.name", "smollm2-135m-instruct", "another"),
         ("agent.listen", "8443", "8444"),
         ("agent.max_concurrency", "64", "63"),
+        ("agent.per_address", "max_concurrency: 64", "max_concurrency: 64, per_address: 0"),
+        ("agent.metrics", "max_concurrency: 64", "max_concurrency: 64, metrics: true"),
         ("devices", "platforms:", "devices: [virtio-blk: 1]\nplatforms:"),
         ("platforms", "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
         ("shapes.memory", "2GiB", "3GiB"),

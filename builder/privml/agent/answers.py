@@ -29,12 +29,15 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
+    ``address`` is what limits per address apply to (`admission.group`), empty if no connection carries the request
+    by itself.
     """
 
     method: str
     target: str
     headers: Headers
     read: Callable[[int], bytes]
+    address: str = ""
 
     @property
     def path(self) -> str:
@@ -63,25 +66,37 @@ class Answer:
 
 
 class Denied(PrivmlError):
-    """End of a request with a status and an error as JSON. ``more`` is added beside the error."""
+    """End of a request with a status and an error as JSON. ``more`` is added beside the error.
 
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+    ``retry_after`` is how many seconds a caller should wait before it asks again; every 429 and 503 has one.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None, **more: Any) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
         self.more = more
 
     def answer(self) -> Answer:
         """The answer that says so."""
         error = {"code": self.code, "message": self.message, "type": "privml"}
-        return json_answer(self.status, canonical({"error": error, **self.more}) + b"\n")
+        answer = json_answer(self.status, canonical({"error": error, **self.more}) + b"\n")
+        if self.retry_after is not None:
+            answer.headers.append((b"retry-after", str(self.retry_after).encode()))
+        return answer
 
 
-def json_answer(status: int, body: bytes) -> Answer:
-    """An answer of this machine itself."""
+def json_answer(status: int, *pieces: bytes) -> Answer:
+    """An answer of this machine itself: complete JSON."""
+    return own_answer(status, b"application/json", *pieces)
+
+
+def own_answer(status: int, content_type: bytes, *pieces: bytes) -> Answer:
+    """An answer of this machine itself, whose body is complete."""
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-type", content_type),
+        (b"content-length", str(sum(map(len, pieces))).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(status, headers, (body,))
+    return Answer(status, headers, pieces)

@@ -1,22 +1,25 @@
 """Answer requests, whatever carries them. Nothing of a request or an answer is kept.
 
-`/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, if the measured configuration names one, `/x/NAME/` to the service of that name; both only once every stage
-has passed.
+`/healthz`, `/readyz`, `/boot-stages`, `/.well-known/privml-attestation` and, if the measured configuration says so,
+`/metrics` are answered here; `/v1/` goes to the engine, if there is one, `/x/NAME/` to the service of that name; both
+only once every stage has passed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from privml.agent import headers
-from privml.agent.answers import Answer, Asked, Denied, json_answer
+from privml.agent.admission import PerAddress, shared
+from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
 from privml.agent.attestation import Attestation
 from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
+from privml.agent.metrics import CONTENT_TYPE, REQUESTS, Metrics, class_of
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
 from privml.engines.engine import Engine
@@ -30,33 +33,55 @@ SERVICE_TIMEOUT = 120.0
 SERVICE_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 SERVICE_BODY = 2 * 1024 * 1024
 ATTESTATION = "/.well-known/privml-attestation"
+METRICS = "/metrics"
+BUSY_RETRY, READY_RETRY, DRAIN_RETRY = 1, 5, 5
+"""Seconds after which to ask again when all turns are taken, before the machine is ready, and when it ends."""
 
 
 class Routes:
     """The answers of one machine. Thread-safe.
 
-    At most ``max_concurrency`` answers of the engine and the services are open at a time.
+    At most ``max_concurrency`` answers of the engine and the services are open at a time, and at most
+    `admission.shared` requests to them, so that connections are left for everything else.
     """
 
-    def __init__(self, config: Config, layout: Layout) -> None:
+    def __init__(self, config: Config, layout: Layout, metrics: Metrics) -> None:
         self._engine = None if config.engine is None else engine_named(config.engine.name)
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
+        self._requests = threading.BoundedSemaphore(shared(config.max_concurrency))
+        self._attesting = PerAddress(config.per_address)
+        self._own = {"/healthz", "/readyz", "/boot-stages", ATTESTATION, *([METRICS] if config.metrics else [])}
+        self._metrics = metrics
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Deny requests to the engine and the services from now on; the machine is no longer ready."""
+        self._stopped = True
 
     def answer(self, asked: Asked) -> Answer:
         """The answer to a request, to be closed by the caller; `Denied` when there is none."""
+        try:
+            answer = self._answer(asked)
+        except Denied as denied:
+            self._metrics.count(REQUESTS, _kind(asked), class_of(denied.status))
+            raise
+        self._metrics.count(REQUESTS, _kind(asked), class_of(answer.status))
+        return answer
+
+    def _answer(self, asked: Asked) -> Answer:
         if asked.path.startswith("/v1/"):
             return self._inference(asked)
         if asked.path.startswith(services.PREFIX):
             return self._service(asked)
-        return self._own(asked)
+        return self._by_itself(asked)
 
-    def _own(self, asked: Asked) -> Answer:
+    def _by_itself(self, asked: Asked) -> Answer:
         """The answer of the agent itself."""
         ready, stages = self._attestation.stages()
-        if asked.path not in ("/healthz", "/readyz", "/boot-stages", ATTESTATION):
+        if asked.path not in self._own:
             raise Denied(404, "not-found", "unknown path")
         if asked.method not in ("GET", "HEAD"):
             raise Denied(405, "method", f"{asked.path} expects GET")
@@ -64,19 +89,32 @@ class Routes:
         if asked.path == "/healthz":
             return json_answer(200, b'{"alive":true}\n')
         if asked.path == "/readyz":
+            ready = ready and not self._stopped
             return json_answer(200 if ready else 503, canonical({"ready": ready}) + b"\n")
         if asked.path == "/boot-stages":
             return json_answer(200, stages)
-        return json_answer(200, self._attestation.document(asked.query))
+        if asked.path == METRICS:
+            return own_answer(200, CONTENT_TYPE, self._metrics.text())
+        return self._document(asked)
+
+    def _document(self, asked: Asked) -> Answer:
+        """An attestation document. The address's share is taken until all of it was sent."""
+        if not self._attesting.enter(asked.address):
+            text = "this address is already being sent as many attestation documents as one may"
+            raise Denied(429, "address-busy", text, BUSY_RETRY)
+        with contextlib.ExitStack() as share:
+            share.callback(self._attesting.leave, asked.address)
+            answer = json_answer(200, self._attestation.document(asked.query))
+            return replace(answer, close=share.pop_all().close)
 
     def _inference(self, asked: Asked) -> Answer:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
         self._must_be_ready()
-        with self._turn() as turn:
-            body = asked.read(engine.requests.body)
-            shown = _shown(engine, asked, body)
+        with self._open() as turn:
+            shown = _shown(engine, asked, asked.read(engine.requests.body))
+            self._take_turn(turn)
             place = self._layout.engine_socket(engine)
             try:
                 exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
@@ -91,8 +129,9 @@ class Routes:
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
         self._must_be_ready()
-        with self._turn() as turn:
+        with self._open() as turn:
             body = asked.read(SERVICE_BODY)
+            self._take_turn(turn)
             try:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
             except PrivmlError as error:
@@ -100,18 +139,37 @@ class Routes:
             return _streamed(turn, exchange)
 
     def _must_be_ready(self) -> None:
+        if self._stopped:
+            raise Denied(503, "stopping", "this machine is being stopped", DRAIN_RETRY)
         ready, stages = self._attestation.stages()
         if not ready:
             # The stage list is next to the error, so that an operator sees the reason from any client.
-            raise Denied(503, "not-ready", "this machine is not ready", stages=loads(stages, what="stages"))
+            table = loads(stages, what="stages")
+            raise Denied(503, "not-ready", "this machine is not ready", READY_RETRY, stages=table)
 
-    def _turn(self) -> contextlib.ExitStack:
-        """One of the concurrent answers, given back at the end of the block unless it was handed on."""
+    def _open(self) -> contextlib.ExitStack:
+        """One of the requests that may be open, given back at the end of the block unless it was handed on."""
+        if not self._requests.acquire(blocking=False):
+            raise Denied(503, "full", "this machine has as many requests open as it can", BUSY_RETRY)
+        held = contextlib.ExitStack()
+        held.callback(self._requests.release)
+        return held
+
+    def _take_turn(self, held: contextlib.ExitStack) -> None:
+        """Take one of the concurrent answers. Only now: a body that arrives slowly would keep others out."""
         if not self._turns.acquire(blocking=False):
-            raise Denied(429, "busy", "this machine is already answering as many requests as it can")
-        turn = contextlib.ExitStack()
-        turn.callback(self._turns.release)
-        return turn
+            text = "this machine is already answering as many requests as it can"
+            raise Denied(429, "busy", text, BUSY_RETRY)
+        held.callback(self._turns.release)
+
+
+def _kind(asked: Asked) -> str:
+    """What a request is counted as: one of `metrics.KINDS`."""
+    if asked.path.startswith("/v1/"):
+        return "inference"
+    if asked.path.startswith(services.PREFIX):
+        return "service"
+    return "attestation" if asked.path == ATTESTATION else "other"
 
 
 def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:

@@ -32,6 +32,9 @@ MAX_SWITCHES = 8
 """The most NVSwitches that one guest can have."""
 MAX_ALLOWED = 64
 """The most firmwares that a configuration allows."""
+PER_ADDRESS: Final = 32
+"""Default of `Config.per_address`."""
+MAX_PER_ADDRESS = 1024
 _MAX_FILE = 64 * 1024
 _DRIVER = re.compile(r"\A[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}\Z")
 _VBIOS = re.compile(r"\A[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}\Z")
@@ -116,7 +119,9 @@ class Config:
 
     ``engine`` and ``models`` are both present or both absent. Without them the guest only attests.
     Model number n is in volume number n (`events.volumes`). ``network`` is empty for a guest with one card and DHCP.
-    ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them.
+    ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them. ``per_address`` is how many
+    handshakes, and how many attestation documents, one network address may have in progress; 0: no limit.
+    ``metrics``: counts at `/metrics`.
     """
 
     sha256: str
@@ -131,6 +136,8 @@ class Config:
     services: tuple[Service, ...] = ()
     network: tuple[Card, ...] = ()
     gpu: Gpu | None = None
+    per_address: int = PER_ADDRESS
+    metrics: bool = False
 
 
 def read(path: Path) -> Config:
@@ -157,6 +164,10 @@ def decode(data: bytes) -> Config:
     agent = top.fields("agent")
     listen = agent.integer("listen", low=1024, high=65535)
     max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
+    per_address = (
+        agent.integer("per_address", low=0, high=MAX_PER_ADDRESS) if agent.has("per_address") else PER_ADDRESS
+    )
+    metrics = agent.has("metrics") and agent.boolean("metrics")
     agent.end()
     engine = _engine(top.fields_or_null("engine"))
     models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS)))
@@ -175,7 +186,7 @@ def decode(data: bytes) -> Config:
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
     gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
     top.end()
-    return Config(
+    config = Config(
         sha256=hashlib.sha256(data).hexdigest(),
         name=name,
         variant=variant,
@@ -188,21 +199,26 @@ def decode(data: bytes) -> Config:
         services=services,
         network=network,
         gpu=gpu,
+        per_address=per_address,
+        metrics=metrics,
     )
+    if encode(config) != data:
+        raise EvidenceError("config: a field has its default value, expected it to be left out")
+    return config
 
 
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, ``gpu``, its ``allowed`` and ``switches``, and ``scratch`` of a service came later: files without
-    them are as they were.
+    ``network``, ``gpu``, its ``allowed`` and ``switches``, ``scratch`` of a service, and the fields of ``agent``
+    after the first two came later: files without them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
         "format": FORMAT,
         "name": config.name,
         "variant": config.variant,
-        "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
+        "agent": _agent(config),
         "engine": None if engine is None else {"name": engine.name, "argv": list(engine.argv)},
         "models": [
             {"name": model.name, "file": model.file, "verity": model.verity.to_dict()} for model in config.models
@@ -234,6 +250,15 @@ def encode(config: Config) -> bytes:
             **({"switches": gpu.switches} if gpu.switches else {}),
         }
     return canonical(fields)
+
+
+def _agent(config: Config) -> dict[str, object]:
+    fields: dict[str, object] = {"listen": config.listen, "max_concurrency": config.max_concurrency}
+    if config.per_address != PER_ADDRESS:
+        fields["per_address"] = config.per_address
+    if config.metrics:
+        fields["metrics"] = True
+    return fields
 
 
 def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:

@@ -42,6 +42,8 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         ),
         network=content.cards,
         gpu=_gpu(recipe),
+        per_address=content.agent.per_address,
+        metrics=content.agent.metrics,
     )
 
 

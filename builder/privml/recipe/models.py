@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from privml.events import configuration
 from privml.events import network as cards_of
 from privml.events import services as own
 from privml.events.boots import DIRECT, DISK, Boot
@@ -171,6 +172,30 @@ class Agent(Section):
     max_concurrency: Annotated[
         int, about("Maximum number of concurrent answers; further callers get status 429.", 64, CONFIG, ge=1, le=1024)
     ]
+    per_address: Annotated[
+        int,
+        about(
+            "How many handshakes, and how many attestation documents, one network address (IPv6: a /64) may have in "
+            "progress; 0 for no limit, for a guest that sees only the address of a balancer or terminator.",
+            64,
+            CONFIG,
+            ge=0,
+            le=configuration.MAX_PER_ADDRESS,
+        ),
+    ] = configuration.PER_ADDRESS
+    metrics: Annotated[
+        bool,
+        about(
+            "Whether anyone may read counts of connections and requests at /metrics, as of the last whole minute.",
+            True,
+            CONFIG,
+        ),
+    ] = False
+
+    @classmethod
+    def late(cls) -> dict[str, object]:
+        """The defaults of the fields that were added to schema 2 later."""
+        return {name: field.default for name, field in cls.model_fields.items() if not field.is_required()}
 
 
 class Content(Section):
