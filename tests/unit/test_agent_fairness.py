@@ -55,7 +55,7 @@ def a_slot(room: Admission, address: str, cut: Callable[[], None]) -> Slot:
 
 def test_a_full_room_ends_what_waits_longest_and_never_a_request() -> None:
     clock, cut = Clock(), []
-    room = Admission(1, 0, reserve=-31, clock=clock)  # 3 connections
+    room = Admission(1, 0, reserve=-14, clock=clock)  # 3 connections
     first, second, third = (a_slot(room, f"192.0.2.{n}", lambda n=n: cut.append(n)) for n in range(3))
     assert room.admit("192.0.2.9", cut.clear) == "full"  # handshakes that have just begun
     first.busy()
@@ -353,7 +353,7 @@ def test_requests_to_the_engine_leave_room_for_health_and_stages(start: Start) -
 
 
 def test_idle_connections_make_room_for_new_ones(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission.Admission.__init__, "__kwdefaults__", {"reserve": -28, "clock": time.monotonic})
+    monkeypatch.setattr(admission.Admission.__init__, "__kwdefaults__", {"reserve": -11, "clock": time.monotonic})
     running = start(max_concurrency=1)  # room for 6
     with contextlib.ExitStack() as held:
         idle = []

@@ -27,7 +27,7 @@ State = Literal["handshake", "idle", "busy"]
 
 def shared(concurrency: int) -> int:
     """How many requests to the engine and the services may be open at a time: being read, answered or refused."""
-    return 2 * concurrency + 32
+    return concurrency + 16
 
 
 def group(address: str) -> str:
