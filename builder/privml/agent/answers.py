@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from privml.agent.headers import Headers
 from privml.base.errors import PrivmlError
@@ -31,12 +31,14 @@ class Asked:
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
     ``address`` is what limits per address apply to (`admission.group`), empty if no connection carries the request
     by itself.
+    ``channel`` is what protected the request on its way.
     """
 
     method: str
     target: str
     headers: Headers
     read: Callable[[int], bytes]
+    channel: Literal["tls", "ohttp", "wrapped"] = "tls"
     address: str = ""
 
     @property

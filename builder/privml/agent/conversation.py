@@ -69,7 +69,7 @@ class Conversation:
         self._head_only = method == "HEAD"
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
         target = request.target.decode("ascii")
-        asked = Asked(method, target, sent, partial(self._body, request), self._slot.address)
+        asked = Asked(method, target, sent, partial(self._body, request), address=self._slot.address)
         self._write(self._answer(asked))
 
     def _body(self, request: h11.Request, limit: int) -> bytes:

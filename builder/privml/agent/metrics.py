@@ -17,7 +17,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 CONNECTIONS = "privml_connections_total"
 REQUESTS = "privml_requests_total"
 OUTCOMES = ("accepted", "refused-address", "refused-full", "no-tls")
-KINDS = ("inference", "service", "attestation", "other")
+KINDS = ("inference", "service", "sealed", "attestation", "other")
 CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", "503")
 FAMILIES: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     CONNECTIONS: ("Connections, by what became of them.", {"outcome": OUTCOMES}),

@@ -2,20 +2,22 @@
 
 `/healthz`, `/readyz`, `/boot-stages`, `/.well-known/privml-attestation` and, if the measured configuration says so,
 `/metrics` are answered here; `/v1/` goes to the engine, if there is one, `/x/NAME/` to the service of that name; both
-only once every stage has passed.
+only once every stage has passed. `gateway` opens sealed requests, which come back here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from privml.agent import headers
+from privml.agent import gateway, headers
 from privml.agent.admission import PerAddress, shared
 from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
 from privml.agent.attestation import Attestation
+from privml.agent.channelkeys import ChannelKeys
 from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
@@ -36,6 +38,8 @@ ATTESTATION = "/.well-known/privml-attestation"
 METRICS = "/metrics"
 BUSY_RETRY, READY_RETRY, DRAIN_RETRY = 1, 5, 5
 """Seconds after which to ask again when all turns are taken, before the machine is ready, and when it ends."""
+Begin = Callable[[Asked, int], tuple[contextlib.ExitStack, bytes]]
+"""Gives a turn for the answer to a request, and its whole body of at most so many bytes; or raises `Denied`."""
 
 
 class Routes:
@@ -56,6 +60,10 @@ class Routes:
         self._own = {"/healthz", "/readyz", "/boot-stages", ATTESTATION, *([METRICS] if config.metrics else [])}
         self._metrics = metrics
         self._stopped = False
+        self.channel = ChannelKeys(layout)
+        body = self._engine.requests.body if self._engine else 0
+        content = max(body, SERVICE_BODY if self._services else 0)
+        self._gateway = gateway.Gateway(self.channel, content, self._begin, self._opened)
 
     def stop(self) -> None:
         """Deny requests to the engine and the services from now on; the machine is no longer ready."""
@@ -72,10 +80,19 @@ class Routes:
         return answer
 
     def _answer(self, asked: Asked) -> Answer:
+        if asked.path in gateway.PATHS:
+            return self._gateway.answer(asked)
+        return self._routed(asked, self._begin)
+
+    def _opened(self, asked: Asked, turn: contextlib.ExitStack) -> Answer:
+        """The answer to a request that was sealed, within the turn of what it came in."""
+        return self._routed(asked, lambda asked, limit: (turn, asked.read(limit)))
+
+    def _routed(self, asked: Asked, begin: Begin) -> Answer:
         if asked.path.startswith("/v1/"):
-            return self._inference(asked)
+            return self._inference(asked, begin)
         if asked.path.startswith(services.PREFIX):
-            return self._service(asked)
+            return self._service(asked, begin)
         return self._by_itself(asked)
 
     def _by_itself(self, asked: Asked) -> Answer:
@@ -107,14 +124,13 @@ class Routes:
             answer = json_answer(200, self._attestation.document(asked.query))
             return replace(answer, close=share.pop_all().close)
 
-    def _inference(self, asked: Asked) -> Answer:
+    def _inference(self, asked: Asked, begin: Begin) -> Answer:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
-        self._must_be_ready()
-        with self._open() as turn:
-            shown = _shown(engine, asked, asked.read(engine.requests.body))
-            self._take_turn(turn)
+        turn, body = begin(asked, engine.requests.body)
+        with turn:
+            shown = _shown(engine, asked, body)
             place = self._layout.engine_socket(engine)
             try:
                 exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
@@ -122,16 +138,14 @@ class Routes:
                 raise Denied(502, "engine", "the engine does not answer") from error
             return _streamed(turn, exchange)
 
-    def _service(self, asked: Asked) -> Answer:
+    def _service(self, asked: Asked, begin: Begin) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
         if not slash or name not in self._services:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
-        self._must_be_ready()
-        with self._open() as turn:
-            body = asked.read(SERVICE_BODY)
-            self._take_turn(turn)
+        turn, body = begin(asked, SERVICE_BODY)
+        with turn:
             try:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
             except PrivmlError as error:
@@ -147,20 +161,28 @@ class Routes:
             table = loads(stages, what="stages")
             raise Denied(503, "not-ready", "this machine is not ready", READY_RETRY, stages=table)
 
-    def _open(self) -> contextlib.ExitStack:
-        """One of the requests that may be open, given back at the end of the block unless it was handed on."""
+    def _begin(self, asked: Asked, limit: int) -> tuple[contextlib.ExitStack, bytes]:
+        """A turn among the concurrent answers of a machine that is ready, and the body.
+
+        The turn is taken once the body was read: one that arrives slowly would keep others out. Until then the
+        request has one of fewer other places. A busy machine says so before it reads.
+        """
+        self._must_be_ready()
         if not self._requests.acquire(blocking=False):
             raise Denied(503, "full", "this machine has as many requests open as it can", BUSY_RETRY)
-        held = contextlib.ExitStack()
-        held.callback(self._requests.release)
-        return held
+        with contextlib.ExitStack() as held:
+            held.callback(self._requests.release)
+            self._take_turn()
+            self._turns.release()
+            body = asked.read(limit)
+            self._take_turn()
+            held.callback(self._turns.release)
+            return held.pop_all(), body
 
-    def _take_turn(self, held: contextlib.ExitStack) -> None:
-        """Take one of the concurrent answers. Only now: a body that arrives slowly would keep others out."""
+    def _take_turn(self) -> None:
         if not self._turns.acquire(blocking=False):
             text = "this machine is already answering as many requests as it can"
             raise Denied(429, "busy", text, BUSY_RETRY)
-        held.callback(self._turns.release)
 
 
 def _kind(asked: Asked) -> str:
@@ -169,7 +191,7 @@ def _kind(asked: Asked) -> str:
         return "inference"
     if asked.path.startswith(services.PREFIX):
         return "service"
-    return "attestation" if asked.path == ATTESTATION else "other"
+    return {ATTESTATION: "attestation", gateway.GATEWAY: "sealed"}.get(asked.path, "other")
 
 
 def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:

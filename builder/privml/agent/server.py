@@ -48,6 +48,7 @@ class Server:
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections until ``listener`` is closed; one for which there is no room is closed at once."""
+        threading.Thread(target=self._routes.channel.keep, daemon=True).start()
         while True:
             try:
                 connection, address = listener.accept()
