@@ -337,19 +337,28 @@ def test_a_reader_that_keeps_the_rate_is_served_to_the_end(start: Start, monkeyp
 def test_requests_to_the_engine_leave_room_for_health_and_stages(start: Start) -> None:
     running = start(max_concurrency=1)
     with an_engine(running) as engine, contextlib.ExitStack() as held:
-        engine.hold.clear()
-        stream = held.enter_context(running.tls())
-        stream.sendall(head(CHAT, len(STREAM)) + STREAM)
-        assert b"200" in stream.recv(1000)
-        for _ in range(admission.shared(1) - 1):
+        for _ in range(admission.shared(1)):
             waiting = held.enter_context(running.tls())
             waiting.sendall(head(CHAT, 500))
         end = time.monotonic() + SOON
         while (found := running.ask("POST", CHAT, BODY))[0] != 503:  # until all the bodies are awaited
-            assert found[0] == 429 and time.monotonic() < end
+            assert found[0] == 200 and time.monotonic() < end
+        answered = len(engine.requests)
         assert (json.loads(found[2])["error"]["code"], found[1]["retry-after"]) == ("full", "1")
         for path in ("/healthz", "/readyz", "/boot-stages"):
             assert running.ask("GET", path)[0] == 200
+        assert len(engine.requests) == answered
+
+
+def test_a_busy_machine_says_so_before_it_reads_a_body(start: Start) -> None:
+    running = start(max_concurrency=1)
+    with an_engine(running) as engine, running.tls() as stream, running.tls() as refused:
+        engine.hold.clear()
+        stream.sendall(head(CHAT, len(STREAM)) + STREAM)
+        assert b"200" in stream.recv(1000)
+        refused.sendall(head(CHAT, 500))
+        assert refused.recv(1000).startswith(b"HTTP/1.1 429")
+        assert running.ask("GET", "/boot-stages")[0] == 200
 
 
 def test_idle_connections_make_room_for_new_ones(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,10 +62,11 @@ class Bench:
     def _begin(self, asked: Asked, limit: int) -> tuple[contextlib.ExitStack, bytes]:
         if self.full:
             raise Denied(429, "busy", "this machine is already answering as many requests as it can")
+        body = asked.read(limit)
         self.turns += 1
         turn = contextlib.ExitStack()
         turn.callback(self._release)
-        return turn, asked.read(limit)
+        return turn, body
 
     def _release(self) -> None:
         self.turns -= 1
