@@ -130,6 +130,7 @@ CASES = (
         ("agent.max_concurrency",),
     ),
     Case("agent.per_address", put("agent per_address", 0), ("agent.per_address",), ("agent.per_address",)),
+    Case("agent.callers", put("agent callers", "outer"), ("agent.callers",), ("agent.callers",)),
     Case("agent.metrics", put("agent metrics", True), ("agent.metrics",), ("agent.metrics",)),
     Case(
         "inference.engine.options.context",

@@ -119,6 +119,7 @@ def test_every_field_is_described_once() -> None:
         ("agent.listen", "8443", "8444"),
         ("agent.max_concurrency", "64", "63"),
         ("agent.per_address", "max_concurrency: 64", "max_concurrency: 64, per_address: 0"),
+        ("agent.callers", "max_concurrency: 64", "max_concurrency: 64, callers: outer"),
         ("agent.metrics", "max_concurrency: 64", "max_concurrency: 64, metrics: true"),
         ("devices", "platforms:", "devices: [virtio-blk: 1]\nplatforms:"),
         ("platforms", "[qemu-11-q35]", "[qemu-11-q35-tpm]"),

@@ -8,15 +8,17 @@ only once every stage has passed. `gateway` opens sealed requests, which come ba
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from privml.agent import gateway, headers
+from privml.agent import gateway, headers, identity
 from privml.agent.admission import PerAddress, shared
 from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
 from privml.agent.attestation import Attestation
+from privml.agent.callers import Callers
 from privml.agent.channelkeys import ChannelKeys
 from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
@@ -24,6 +26,7 @@ from privml.agent.layout import Layout
 from privml.agent.metrics import CONTENT_TYPE, REQUESTS, Metrics, class_of
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
+from privml.channel.token import CLOCK_PATH
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
@@ -60,6 +63,10 @@ class Routes:
         self._own = {"/healthz", "/readyz", "/boot-stages", ATTESTATION, *([METRICS] if config.metrics else [])}
         self._metrics = metrics
         self._stopped = False
+        section = hashlib.sha256(identity.section(layout)).digest()
+        self._callers = Callers(config, identity.load_receipt(layout), section)
+        if self._callers.issues:
+            self._own.add(CLOCK_PATH)
         self.channel = ChannelKeys(layout)
         body = self._engine.requests.body if self._engine else 0
         content = max(body, SERVICE_BODY if self._services else 0)
@@ -110,6 +117,8 @@ class Routes:
             return json_answer(200 if ready else 503, canonical({"ready": ready}) + b"\n")
         if asked.path == "/boot-stages":
             return json_answer(200, stages)
+        if asked.path == CLOCK_PATH:
+            return json_answer(200, self._callers.clock())
         if asked.path == METRICS:
             return own_answer(200, CONTENT_TYPE, self._metrics.text())
         return self._document(asked)
@@ -128,6 +137,7 @@ class Routes:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
+        self._callers.admit(asked)
         turn, body = begin(asked, engine.requests.body)
         with turn:
             shown = _shown(engine, asked, body)
@@ -144,6 +154,7 @@ class Routes:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
+        self._callers.admit(asked)
         turn, body = begin(asked, SERVICE_BODY)
         with turn:
             try:

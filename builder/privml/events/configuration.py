@@ -35,6 +35,14 @@ MAX_ALLOWED = 64
 PER_ADDRESS: Final = 32
 """Default of `Config.per_address`."""
 MAX_PER_ADDRESS = 1024
+OPEN: Final = "open"
+OUTER: Final = "outer"
+TOKENS: Final = "tokens"
+Callers = Literal["open", "outer", "tokens"]
+"""Who may use the engine and the services: whoever connects, whoever a TLS terminator in front admits, or whoever has
+a token of the issuer.
+"""
+CALLERS: tuple[Callers, ...] = (OPEN, OUTER, TOKENS)
 _MAX_FILE = 64 * 1024
 _DRIVER = re.compile(r"\A[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}\Z")
 _VBIOS = re.compile(r"\A[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}\Z")
@@ -121,7 +129,8 @@ class Config:
     Model number n is in volume number n (`events.volumes`). ``network`` is empty for a guest with one card and DHCP.
     ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them. ``per_address`` is how many
     handshakes, and how many attestation documents, one network address may have in progress; 0: no limit.
-    ``metrics``: counts at `/metrics`.
+    ``metrics``: counts at `/metrics`. ``issuer`` is the Ed25519 key that signs callers' tokens; None unless
+    ``callers`` is tokens.
     """
 
     sha256: str
@@ -138,6 +147,8 @@ class Config:
     gpu: Gpu | None = None
     per_address: int = PER_ADDRESS
     metrics: bool = False
+    callers: Callers = OPEN
+    issuer: bytes | None = None
 
 
 def read(path: Path) -> Config:
@@ -168,6 +179,7 @@ def decode(data: bytes) -> Config:
         agent.integer("per_address", low=0, high=MAX_PER_ADDRESS) if agent.has("per_address") else PER_ADDRESS
     )
     metrics = agent.has("metrics") and agent.boolean("metrics")
+    callers, issuer = _callers(agent)
     agent.end()
     engine = _engine(top.fields_or_null("engine"))
     models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS)))
@@ -201,6 +213,8 @@ def decode(data: bytes) -> Config:
         gpu=gpu,
         per_address=per_address,
         metrics=metrics,
+        callers=callers,
+        issuer=issuer,
     )
     if encode(config) != data:
         raise EvidenceError("config: a field has its default value, expected it to be left out")
@@ -258,7 +272,20 @@ def _agent(config: Config) -> dict[str, object]:
         fields["per_address"] = config.per_address
     if config.metrics:
         fields["metrics"] = True
+    if config.callers != OPEN:
+        fields["callers"] = config.callers
+    if config.issuer is not None:
+        fields["issuer"] = config.issuer.hex()
     return fields
+
+
+def _callers(agent: Fields) -> tuple[Callers, bytes | None]:
+    named = agent.text("callers", one_of=CALLERS) if agent.has("callers") else OPEN
+    callers: Callers = next(each for each in CALLERS if each == named)
+    issuer = agent.hexadecimal("issuer", 32) if agent.has("issuer") else None
+    if (callers == TOKENS) != (issuer is not None):
+        raise EvidenceError(f"config.agent.issuer: expected a key if, and only if, callers is `{TOKENS}`")
+    return callers, issuer
 
 
 def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:

@@ -191,6 +191,30 @@ class Agent(Section):
             CONFIG,
         ),
     ] = False
+    callers: Annotated[
+        configuration.Callers,
+        about(
+            "Who may use engine and services: `open`, whoever connects; `outer`, whoever the TLS terminator in front "
+            "lets in, by sealed requests only; `tokens`, whoever has a token of the issuer.",
+            configuration.TOKENS,
+            CONFIG,
+        ),
+    ] = configuration.OPEN
+    issuer: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None,
+        given("a public key; leave it out unless `callers` is `tokens`"),
+        about(
+            "The Ed25519 public key that signs callers' tokens.",
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+            CONFIG,
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _with_an_issuer(self) -> Agent:
+        if (self.callers == configuration.TOKENS) != (self.issuer is not None):
+            raise ValueError(f"expected `issuer` with `callers: {configuration.TOKENS}`, and only then")
+        return self
 
     @classmethod
     def late(cls) -> dict[str, object]:
