@@ -81,15 +81,18 @@ def read_token(text: str, issuer: bytes) -> Token:
     if len(text) > MAX_TEXT:
         raise EvidenceError(f"token: {len(text)} characters, expected at most {MAX_TEXT}")
     payload = _payload(unb64(text, what="token", limit=MAX_TEXT), PAYLOAD_TYPE, issuer, what="token", by="the issuer")
-    fields = Fields(loads(payload, what="token", limit=MAX_TEXT), "token")
-    fields.text("format", one_of=(FORMAT,))
-    found = Token(
-        fields.hexadecimal("keys_sha256", _DIGEST_SIZE),
-        fields.text("subject", limit=64),
-        fields.integer("until", low=0, high=MAX_SECONDS),
-    )
-    fields.end()
-    return found
+    return _claims(payload)
+
+
+def guest_of(text: str) -> bytes:
+    """The keys section (its SHA-256) that a token is for, as the token itself says: for choosing among several.
+
+    ``EvidenceError`` if the text is not a token. Its signature is not checked.
+    """
+    if len(text) > MAX_TEXT:
+        raise EvidenceError(f"token: {len(text)} characters, expected at most {MAX_TEXT}")
+    envelope = dsse.decode(unb64(text, what="token", limit=MAX_TEXT), what="token")
+    return _claims(envelope.payload).keys_sha256
 
 
 def read_clock(data: bytes, *, receipt_key: bytes, keys_sha256: bytes) -> Clock:
@@ -105,6 +108,18 @@ def read_clock(data: bytes, *, receipt_key: bytes, keys_sha256: bytes) -> Clock:
     fields.end()
     if found.keys_sha256 != keys_sha256:
         raise Refused(f"clock: of keys section {found.keys_sha256.hex()[:16]}, expected {keys_sha256.hex()[:16]}")
+    return found
+
+
+def _claims(payload: bytes) -> Token:
+    fields = Fields(loads(payload, what="token", limit=MAX_TEXT), "token")
+    fields.text("format", one_of=(FORMAT,))
+    found = Token(
+        fields.hexadecimal("keys_sha256", _DIGEST_SIZE),
+        fields.text("subject", limit=64),
+        fields.integer("until", low=0, high=MAX_SECONDS),
+    )
+    fields.end()
     return found
 
 
