@@ -19,7 +19,7 @@ from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import canonical
 from privml.channel import token
-from privml.channel.token import Clock, Token, read_clock, read_token
+from privml.channel.token import USAGE, Clock, Token, read_clock, read_token
 from privml.evidence.sections import RECEIPT_KEY, Keys
 
 CHAT = "/v1/chat/completions"
@@ -58,7 +58,13 @@ def test_a_token_round_trips_and_is_one_word_of_a_header() -> None:
 def test_a_token_has_exactly_this_form() -> None:
     envelope = dsse.decode(base64.b64decode(TOKEN.sign(ISSUER.sign)))
     assert envelope.payload_type == "application/vnd.privml.token+json"
-    expected = {"format": "privml-token/v1", "keys_sha256": KEYS.hex(), "subject": "team-7", "until": 100}
+    expected = {
+        "format": "privml-token/v1",
+        "keys_sha256": KEYS.hex(),
+        "subject": "team-7",
+        "until": 100,
+        "use": "inference",
+    }
     assert envelope.payload == canonical(expected)
 
 
@@ -83,11 +89,19 @@ def test_no_altered_byte_of_a_token_is_accepted() -> None:
         {"subject": "x" * 65},
         {"keys_sha256": "ab"},
         {"more": 1},
+        {"use": "all"},
         {"format": "privml-token/v2"},
     ],
 )
 def test_what_an_issuer_signs_is_read_strictly(fields: dict[str, object]) -> None:
-    value = {"format": "privml-token/v1", "keys_sha256": KEYS.hex(), "subject": "team-7", "until": 100, **fields}
+    value = {
+        "format": "privml-token/v1",
+        "keys_sha256": KEYS.hex(),
+        "subject": "team-7",
+        "until": 100,
+        "use": "usage",
+        **fields,
+    }
     payload = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     signature = dsse.Signature(ISSUER.sign(dsse.pae(token.PAYLOAD_TYPE, payload)))
     text = base64.b64encode(dsse.Envelope(token.PAYLOAD_TYPE, payload, (signature,)).encode()).decode()
@@ -125,6 +139,7 @@ def test_a_token_admits_until_its_second() -> None:
         (("Bearer",), "token-missing"),
         ((f"Bearer {TOKEN.sign(ISSUER.sign)}",) * 2, "token-missing"),
         (("Bearer sk-123",), "token-malformed"),
+        ((f"Bearer {Token(KEYS, 'team-7', 100, USAGE).sign(ISSUER.sign)}",), "token-use"),
         (("Bearer " + "A" * 4000,), "token-malformed"),
         ((f"Bearer  {TOKEN.sign(ISSUER.sign)}",), "token-malformed"),
         ((f"Bearer {TOKEN.sign(OTHER.sign)}",), "token-signature"),

@@ -181,12 +181,17 @@ class Running:
         return context.wrap_socket(self.plain(source))
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, source: str = "127.0.0.1"
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        source: str = "127.0.0.1",
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPSConnection("127.0.0.1", self.port)
         connection.sock = self.tls(source)
         with contextlib.closing(connection):
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
 

@@ -121,6 +121,20 @@ def test_nothing_is_signed_for_a_refused_guest(
     assert done.code == 8 and "nonce" in done.stdout
 
 
+def test_usage_is_printed_with_the_number_to_ask_for_next(
+    desk: Path, served: Guest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines themselves need a minute: tests/unit/test_agent_usage.py."""
+    words = ("token", "usage", url(served), *BASE, "--key", "issuer.pem")
+    done = Outcome(capsys, *words)
+    assert (done.code, done.stdout) == (10, "") and done.stderr.startswith("next: --since ")
+    found = json.loads(Outcome(capsys, *words, "--json").stdout)
+    assert found["lines"] == [] and found["boot_seconds"] > 0
+    (desk / "issuer.pem").write_bytes(pem(Ed25519PrivateKey.from_private_bytes(b"o" * 32)))
+    done = Outcome(capsys, *words)
+    assert done.code == 2 and "takes no token of this key" in done.stderr
+
+
 def test_only_an_ed25519_key_issues(desk: Path, served: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     (desk / "other.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
     done = Outcome(capsys, "token", "issue", url(served), *BASE, "--key", "other.pem", "--subject", "a")

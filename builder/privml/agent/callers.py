@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from privml.agent.answers import Asked, Denied
 from privml.base.errors import EvidenceError, Refused
-from privml.channel.token import Clock, Token, read_token
+from privml.channel.token import INFERENCE, Clock, Token, read_token
+from privml.channel.usage import Line, Usage
 from privml.events.configuration import OUTER, Config
 
 if TYPE_CHECKING:
@@ -52,17 +53,25 @@ class Callers:
         """The signed statement of this machine's clock."""
         return Clock(self._keys_sha256, self._now()).sign(self._key.sign)
 
-    def admit(self, asked: Asked) -> None:
-        """Return if the request may be answered, else raise `Denied`."""
+    def usage(self, first: int, following: int, lines: tuple[Line, ...]) -> bytes:
+        """A signed record of usage lines."""
+        return Usage(self._keys_sha256, self._now(), first, following, lines).sign(self._key.sign)
+
+    def admit(self, asked: Asked, use: str = INFERENCE) -> str:
+        """The subject that a request is for, empty without tokens; `Denied` if it may not be answered."""
         if self._sealed_only and asked.channel == "tls":
             text = "this machine answers sealed requests only: open ones can be read in front of it"
             raise Denied(403, "sealed-only", text)
-        if self._issuer is not None:
-            token = self._token(asked, self._issuer)
-            if token.keys_sha256 != self._keys_sha256:
-                raise Denied(401, "token-guest", "the token is for another boot of this or another machine")
-            if self._now() > token.until:
-                raise Denied(401, "token-expired", "the token has expired")
+        if self._issuer is None:
+            return ""
+        token = self._token(asked, self._issuer)
+        if token.keys_sha256 != self._keys_sha256:
+            raise Denied(401, "token-guest", "the token is for another boot of this or another machine")
+        if self._now() > token.until:
+            raise Denied(401, "token-expired", "the token has expired")
+        if token.use != use:
+            raise Denied(401, "token-use", f"the token is for {token.use}, expected one for {use}")
+        return token.subject
 
     def _token(self, asked: Asked, issuer: bytes) -> Token:
         values = [value.decode("latin-1") for name, value in asked.headers if name == b"authorization"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,9 +25,11 @@ from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.metrics import CONTENT_TYPE, REQUESTS, Metrics, class_of
+from privml.agent.usage import Ledger
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
-from privml.channel.token import CLOCK_PATH
+from privml.channel import usage
+from privml.channel.token import CLOCK_PATH, USAGE
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
@@ -41,6 +44,7 @@ ATTESTATION = "/.well-known/privml-attestation"
 METRICS = "/metrics"
 BUSY_RETRY, READY_RETRY, DRAIN_RETRY = 1, 5, 5
 """Seconds after which to ask again when all turns are taken, before the machine is ready, and when it ends."""
+_SINCE = re.compile(r"\A(?:since=([0-9]{1,15}))?\Z")
 Begin = Callable[[Asked, int], tuple[contextlib.ExitStack, bytes]]
 """Gives a turn for the answer to a request, and its whole body of at most so many bytes; or raises `Denied`."""
 
@@ -65,6 +69,7 @@ class Routes:
         self._stopped = False
         section = hashlib.sha256(identity.section(layout)).digest()
         self._callers = Callers(config, identity.load_receipt(layout), section)
+        self._ledger = Ledger()
         if self._callers.issues:
             self._own.add(CLOCK_PATH)
         self.channel = ChannelKeys(layout)
@@ -137,16 +142,34 @@ class Routes:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
-        self._callers.admit(asked)
+        if asked.path == usage.PATH and self._callers.issues:
+            return self._usage(asked)
+        subject = self._callers.admit(asked)
         turn, body = begin(asked, engine.requests.body)
         with turn:
+            if subject:
+                self._ledger.begin(subject)
             shown = _shown(engine, asked, body)
             place = self._layout.engine_socket(engine)
             try:
                 exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "engine", "the engine does not answer") from error
-            return _streamed(turn, exchange)
+            return self._counted(subject, _streamed(turn, exchange))
+
+    def _usage(self, asked: Asked) -> Answer:
+        """What the subjects used, for whoever has a token for that; also of a machine that is being stopped."""
+        self._callers.admit(asked, USAGE)
+        if asked.method not in ("GET", "HEAD"):
+            raise Denied(405, "method", f"{usage.PATH} expects GET")
+        asked.read(0)
+        since = _SINCE.match(asked.query)
+        if since is None:
+            raise Denied(400, "since", "expected `?since=` and the number of a line, or no query")
+        return json_answer(200, self._callers.usage(*self._ledger.lines(int(since[1] or 0))))
+
+    def _counted(self, subject: str, answer: Answer) -> Answer:
+        return self._ledger.counting(answer, subject) if subject else answer
 
     def _service(self, asked: Asked, begin: Begin) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
@@ -154,14 +177,16 @@ class Routes:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
-        self._callers.admit(asked)
+        subject = self._callers.admit(asked)
         turn, body = begin(asked, SERVICE_BODY)
         with turn:
+            if subject:
+                self._ledger.begin(subject)
             try:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "service", f"the service {name} does not answer") from error
-            return _streamed(turn, exchange)
+            return self._counted(subject, _streamed(turn, exchange))
 
     def _must_be_ready(self) -> None:
         if self._stopped:

@@ -11,18 +11,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
+from privml.channel.signed import payload_of, seal
 
 FORMAT = "privml-token/v1"
 PAYLOAD_TYPE = "application/vnd.privml.token+json"
 CLOCK_FORMAT = "privml-clock/v1"
 CLOCK_TYPE = "application/vnd.privml.clock+json"
 CLOCK_PATH = "/.well-known/privml-clock"
+INFERENCE, USAGE = "inference", "usage"
+USES = (INFERENCE, USAGE)
 MAX_TEXT = 2048
 MAX_SECONDS = 1 << 40
 SUBJECT = re.compile(r"\A[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
@@ -31,11 +31,15 @@ _DIGEST_SIZE = 32
 
 @dataclass(frozen=True)
 class Token:
-    """A token's claims: the guest by its keys section, who, and until when, in seconds since that boot."""
+    """A token's claims: the guest by its keys section, who, until when in seconds since that boot, and what for.
+
+    ``use`` is `INFERENCE`, for requests to engine and services, or `USAGE`, for reading what all subjects used.
+    """
 
     keys_sha256: bytes
     subject: str
     until: int
+    use: str = INFERENCE
 
     def __post_init__(self) -> None:
         if not SUBJECT.match(self.subject):
@@ -50,12 +54,13 @@ class Token:
             "keys_sha256": self.keys_sha256.hex(),
             "subject": self.subject,
             "until": self.until,
+            "use": self.use,
         }
         return canonical(fields)
 
     def sign(self, sign: Callable[[bytes], bytes]) -> str:
         """The token as text, for an `Authorization: Bearer` header."""
-        return b64(_sealed(PAYLOAD_TYPE, self.encode(), sign))
+        return b64(seal(PAYLOAD_TYPE, self.encode(), sign))
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,14 @@ class Clock:
 
     def sign(self, sign: Callable[[bytes], bytes]) -> bytes:
         """The record in a DSSE envelope, signed by the guest's receipt key."""
-        return _sealed(CLOCK_TYPE, self.encode(), sign)
+        return seal(CLOCK_TYPE, self.encode(), sign)
 
 
 def read_token(text: str, issuer: bytes) -> Token:
     """The claims of a token; ``Refused`` unless the ``issuer`` (an Ed25519 public key) signed it."""
-    if len(text) > MAX_TEXT:
-        raise EvidenceError(f"token: {len(text)} characters, expected at most {MAX_TEXT}")
-    payload = _payload(unb64(text, what="token", limit=MAX_TEXT), PAYLOAD_TYPE, issuer, what="token", by="the issuer")
-    return _claims(payload)
+    data = unb64(text, what="token", limit=MAX_TEXT)
+    by = "key of the issuer"
+    return _claims(payload_of(data, PAYLOAD_TYPE, key=issuer, limit=MAX_TEXT, what="token", by=by))
 
 
 def guest_of(text: str) -> bytes:
@@ -89,17 +93,13 @@ def guest_of(text: str) -> bytes:
 
     ``EvidenceError`` if the text is not a token. Its signature is not checked.
     """
-    if len(text) > MAX_TEXT:
-        raise EvidenceError(f"token: {len(text)} characters, expected at most {MAX_TEXT}")
     envelope = dsse.decode(unb64(text, what="token", limit=MAX_TEXT), what="token")
     return _claims(envelope.payload).keys_sha256
 
 
 def read_clock(data: bytes, *, receipt_key: bytes, keys_sha256: bytes) -> Clock:
     """The clock record of the guest with these keys; ``Refused`` for another's."""
-    if len(data) > MAX_TEXT:
-        raise EvidenceError(f"clock: {len(data)} bytes, expected at most {MAX_TEXT}")
-    payload = _payload(data, CLOCK_TYPE, receipt_key, what="clock", by="the attested receipt key")
+    payload = payload_of(data, CLOCK_TYPE, key=receipt_key, limit=MAX_TEXT, what="clock", by="receipt key")
     fields = Fields(loads(payload, what="clock", limit=MAX_TEXT), "clock")
     fields.text("format", one_of=(CLOCK_FORMAT,))
     found = Clock(
@@ -118,25 +118,7 @@ def _claims(payload: bytes) -> Token:
         fields.hexadecimal("keys_sha256", _DIGEST_SIZE),
         fields.text("subject", limit=64),
         fields.integer("until", low=0, high=MAX_SECONDS),
+        fields.text("use", one_of=USES),
     )
     fields.end()
     return found
-
-
-def _sealed(payload_type: str, payload: bytes, sign: Callable[[bytes], bytes]) -> bytes:
-    signature = dsse.Signature(sign(dsse.pae(payload_type, payload)))
-    return dsse.Envelope(payload_type, payload, (signature,)).encode()
-
-
-def _payload(data: bytes, payload_type: str, key: bytes, *, what: str, by: str) -> bytes:
-    """The payload of an envelope with one signature, by ``key``."""
-    envelope = dsse.decode(data, what=what)
-    if envelope.payload_type != payload_type or len(envelope.signatures) != 1 or envelope.signatures[0].keyid:
-        raise EvidenceError(f"{what}: expected type {payload_type} and one signature without keyid")
-    if envelope.encode() != data:
-        raise EvidenceError(f"{what}: not canonical JSON")
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(envelope.signatures[0].sig, envelope.signed)
-    except (InvalidSignature, ValueError):
-        raise Refused(f"{what}: not signed by {by}") from None
-    return envelope.payload

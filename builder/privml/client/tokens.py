@@ -10,7 +10,9 @@ from typing import cast
 
 from privml.base.errors import EvidenceError, HostError, Refused, UsageError
 from privml.base.files import read_start
+from privml.channel import usage
 from privml.channel.token import CLOCK_PATH, MAX_TEXT, Clock, guest_of, read_clock
+from privml.channel.usage import Usage, read_usage
 from privml.client.connection import GuestConnection, check_pin, endpoint, reason
 from privml.client.ways import Asked, Judged
 from privml.evidence.sections import RECEIPT_KEY
@@ -67,20 +69,41 @@ class GuestTokens:
 
 def clock_of(url: str, keys: AttestedKeys) -> Clock:
     """The clock of the guest with the attested ``keys`` at ``url``; ``UsageError`` if it takes no tokens."""
-    receipt_key = keys.find(*RECEIPT_KEY)
-    if receipt_key is None:
+    data = _get(url, keys, CLOCK_PATH, MAX_TEXT)
+    return read_clock(data, receipt_key=_receipt_key(url, keys), keys_sha256=keys.section_sha256)
+
+
+def usage_of(url: str, keys: AttestedKeys, token: str, since: int) -> Usage:
+    """The usage lines of that guest from number ``since`` on; ``token`` is the issuer's own, for reading them."""
+    data = _get(url, keys, f"{usage.PATH}?since={since}", usage.MAX_RECORD, token)
+    found = read_usage(data, receipt_key=_receipt_key(url, keys), keys_sha256=keys.section_sha256)
+    if found.lines and found.lines[0].seq != max(since, found.first):
+        raise Refused(f"{url}: usage begins with line {found.lines[0].seq}, expected {max(since, found.first)}")
+    return found
+
+
+def _receipt_key(url: str, keys: AttestedKeys) -> bytes:
+    found = keys.find(*RECEIPT_KEY)
+    if found is None:
         raise UsageError(f"{url}: the guest has no receipt key, so it takes no tokens")
+    return found
+
+
+def _get(url: str, keys: AttestedKeys, path: str, limit: int, token: str | None = None) -> bytes:
+    """The body of a 200 from the guest that has ``keys``; nothing is sent to another."""
     connection = GuestConnection(endpoint(url), timeout=_TIMEOUT)
     try:
         connection.connect()
         check_pin(cast(ssl.SSLSocket, connection.sock), keys)
-        status, data = connection.get(CLOCK_PATH, MAX_TEXT)
+        status, data = connection.get(path, limit, {} if token is None else {"Authorization": f"Bearer {token}"})
     except OSError as error:
         raise HostError(f"{url}: {reason(error)}") from error
     finally:
         connection.close()
     if status == 404:
         raise UsageError(f"{url}: the guest takes no tokens", hint="its recipe needs `agent: {callers: tokens}`")
+    if status == 401:
+        raise UsageError(f"{url}: the guest takes no token of this key", hint="`agent.issuer` has the public part")
     if status != 200:
-        raise Refused(f"{url}: got status {status} for the guest's clock, expected 200")
-    return read_clock(data, receipt_key=receipt_key, keys_sha256=keys.section_sha256)
+        raise Refused(f"{url}: got status {status} for {path.partition('?')[0]}, expected 200")
+    return data
