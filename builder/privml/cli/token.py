@@ -36,10 +36,10 @@ def token() -> None:
 
     \b
     Examples:
-      privml-build token issue https://HOST:8443 --expect out/mine \\
+      privml-build token issue https://HOST:8443 --expect out/me \\
         --key issuer.pem --subject team-7 > token
-      privml-build proxy https://HOST:8443 --expect out/mine --caller-token token
-      privml-build token usage https://HOST:8443 --expect out/mine --key issuer.pem
+      privml-build proxy https://HOST:8443 --expect out/me --caller-token token
+      privml-build token usage https://HOST:8443 --expect out/me --key issuer.pem
     """
 
 
@@ -74,7 +74,7 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
 
     \b
     Examples:
-      privml-build token issue https://HOST:8443 --expect out/mine \\
+      privml-build token issue https://HOST:8443 --expect out/me \\
         --key issuer.pem --subject team-7
       privml-build token issue https://HOST:8443 --trust root.json NAME \\
         --key pkcs11:token=ops --subject team-7 --seconds 3600 --json
@@ -115,15 +115,16 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as JSON.")
 def usage(url: str, *, uri: str, since: int, as_json: bool, **anchor: Any) -> None:
-    """Verify the guest at URL, and print what each subject of its tokens used: signed lines, one a minute.
+    """Verify the guest at URL, and print what each subject used.
 
-    The guest keeps its last 16384 lines in memory, and none when it is stopped, so ask often, and next time from the
-    number after the last line. At most 1000 lines are printed.
+    There is a line for each subject and minute, signed by the guest: requests, and the tokens of its engine. The guest
+    keeps its last 16384 lines in memory, and none when it is stopped, so ask often, and next time from the number
+    after the last line. At most 1000 lines are printed.
 
     \b
     Examples:
-      privml-build token usage https://HOST:8443 --expect out/mine --key issuer.pem
-      privml-build token usage https://HOST:8443 --expect out/mine \\
+      privml-build token usage https://HOST:8443 --expect out/me --key issuer.pem
+      privml-build token usage https://HOST:8443 --expect out/me \\
         --key issuer.pem --since 1000 --json
     """
     keys, code = _judged(url, **anchor)
