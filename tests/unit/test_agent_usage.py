@@ -67,6 +67,19 @@ def test_a_minute_is_shown_when_it_is_over() -> None:
     assert ledger.lines(0) == (0, 2, lines)
 
 
+def test_a_stream_that_was_cut_is_unreported() -> None:
+    clock = Clock()
+    ledger = Ledger(clock)
+    ledger.begin("a")
+    events = [b"data: " + COUNTED + b"\n\n", b"data: [DONE]\n\n"]
+    answer = ledger.counting(Answer(200, [(b"content-type", b"text/event-stream")], events), "a")
+    given = iter(answer.pieces)
+    next(given)
+    answer.close()
+    clock.now += 60
+    assert ledger.lines(0)[2] == (Line(0, 1, "a", 1, 1),)
+
+
 def test_an_answer_counts_in_the_minute_in_which_it_ends() -> None:
     clock = Clock()
     ledger = Ledger(clock)

@@ -117,9 +117,9 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
 def usage(url: str, *, uri: str, since: int, as_json: bool, **anchor: Any) -> None:
     """Verify the guest at URL, and print what each subject used.
 
-    There is a line for each subject and minute, signed by the guest: requests, and the tokens of its engine. The guest
-    keeps its last 16384 lines in memory, and none when it is stopped, so ask often, and next time from the number
-    after the last line. At most 1000 lines are printed.
+    There is a line for each subject and minute, signed by the guest: requests, and the tokens of its engine. The
+    guest keeps its last 16384 lines in memory, and none when it is stopped, so ask often, and next time from the
+    number after the last line. At most 1000 lines are printed.
 
     \b
     Examples:
