@@ -140,6 +140,8 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.completion_status = 200
+        self.break_after: int | None = None
+        self.events: tuple[bytes, ...] = (b"data: one\n\n", b"data: two\n\n")
         # Its answers to the boot, which asks it to count on.
         self.counts: Iterator[bytes] = itertools.repeat(COUNTED)
         self.health = ("/health", 200)
@@ -183,7 +185,10 @@ class FakeEngine:
                 self.send_header("content-type", "text/event-stream")
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                for text in (b"data: one\n\n", b"data: two\n\n"):
+                for number, text in enumerate(engine.events):
+                    if number == engine.break_after:
+                        self.close_connection = True
+                        return
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
                     self.wfile.flush()
                     engine.hold.wait(10)

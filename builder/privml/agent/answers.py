@@ -52,13 +52,18 @@ class Asked:
         """The query of the target, without the question mark; empty if there is none."""
         return self.target.partition("?")[2]
 
+    def header(self, name: bytes) -> list[bytes]:
+        """The values of one header, in order."""
+        return [value for each, value in self.headers if each == name]
+
 
 @dataclass(frozen=True)
 class Answer:
     """The answer to one request: ``pieces`` are the body, given out as they are made.
 
-    ``trailers`` is called after the last piece. ``close`` is called exactly once, whether or not all was sent: it
-    gives back what the answer occupies. A piece may end in `PrivmlError`: the answer is then incomplete.
+    ``trailers`` is called after the last piece; it gives the fields that ``announced`` names. ``close`` is called
+    exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
+    `PrivmlError`: the answer is then incomplete.
     """
 
     status: int
@@ -66,6 +71,7 @@ class Answer:
     pieces: Iterable[bytes]
     trailers: Callable[[], Headers] = _none
     close: Callable[[], None] = _nothing
+    announced: tuple[bytes, ...] = ()
 
 
 class Denied(PrivmlError):

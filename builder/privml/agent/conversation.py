@@ -70,7 +70,12 @@ class Conversation:
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
         target = request.target.decode("ascii")
         asked = Asked(method, target, sent, partial(self._body, request), address=self._slot.address)
-        self._write(self._answer(asked))
+        self._write(self._answer(asked), trailers=self._takes_trailers(asked))
+
+    def _takes_trailers(self, asked: Asked) -> bool:
+        """Whether the caller says that it reads trailers."""
+        words = b",".join(asked.header(b"te")).lower().split(b",")
+        return self._http.their_http_version != b"1.0" and b"trailers" in [word.strip() for word in words]
 
     def _body(self, request: h11.Request, limit: int) -> bytes:
         declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
@@ -95,15 +100,22 @@ class Conversation:
         self._slot.idle()
         self._drain()
 
-    def _write(self, answer: Answer) -> None:
-        """Write an answer as it is made."""
+    def _write(self, answer: Answer, *, trailers: bool = False) -> None:
+        """Write an answer as it is made, with its ``trailers`` if they are wanted."""
         with contextlib.closing(answer):
             self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
-            closing = [(b"connection", b"close")] if self._slot.closing else []
-            self._send(h11.Response(status_code=answer.status, headers=[*answer.headers, *closing]))
+            trailers = trailers and bool(answer.announced) and not self._head_only
+            fields = list(answer.headers)
+            if trailers:
+                # A message with a length has no trailers.
+                fields = [(name, value) for name, value in fields if name != b"content-length"]
+                fields.append((b"trailer", b", ".join(answer.announced)))
+            if self._slot.closing:
+                fields.append((b"connection", b"close"))
+            self._send(h11.Response(status_code=answer.status, headers=fields))
             if not self._head_only:
                 self._write_pieces(answer)
-            self._send(h11.EndOfMessage())
+            self._send(h11.EndOfMessage(headers=answer.trailers() if trailers else []))
 
     def _write_pieces(self, answer: Answer) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Answer requests, whatever carries them. Nothing of a request or an answer is kept.
+"""Answer requests, whatever carries them. Nothing of a request or an answer is kept but the digests in its receipt.
 
 `/healthz`, `/readyz`, `/boot-stages`, `/.well-known/privml-attestation` and, if the measured configuration says so,
 `/metrics` are answered here; `/v1/` goes to the engine, if there is one, `/x/NAME/` to the service of that name; both
@@ -25,10 +25,11 @@ from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.metrics import CONTENT_TYPE, REQUESTS, Metrics, class_of
+from privml.agent.receipts import Receipts, nonce_of
 from privml.agent.usage import Ledger
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
-from privml.channel import usage
+from privml.channel import receipt, usage
 from privml.channel.token import CLOCK_PATH, USAGE
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
@@ -61,6 +62,7 @@ class Routes:
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
+        self._receipts = Receipts(config, identity.load_receipt(layout), identity.section(layout))
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
         self._requests = threading.BoundedSemaphore(shared(config.max_concurrency))
         self._attesting = PerAddress(config.per_address)
@@ -145,6 +147,9 @@ class Routes:
         if asked.path == usage.PATH and self._callers.issues:
             return self._usage(asked)
         subject = self._callers.admit(asked)
+        if asked.path.startswith(receipt.PATH):
+            return self._receipt(asked)
+        nonce = nonce_of(asked)
         turn, body = begin(asked, engine.requests.body)
         with turn:
             if subject:
@@ -155,7 +160,20 @@ class Routes:
                 exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "engine", "the engine does not answer") from error
-            return self._counted(subject, _streamed(turn, exchange))
+            answer = self._counted(subject, _streamed(turn, exchange))
+            if asked.method != "POST":
+                return answer
+            return self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+
+    def _receipt(self, asked: Asked) -> Answer:
+        """A receipt by its id, also of an answer that ended because the engine did."""
+        if asked.method not in ("GET", "HEAD"):
+            raise Denied(405, "method", f"{receipt.PATH} expects GET")
+        asked.read(0)
+        found = self._receipts.find(asked.target.removeprefix(receipt.PATH))
+        if found is None:
+            raise Denied(404, "no-receipt", "no receipt with this id is kept")
+        return json_answer(200, found)
 
     def _usage(self, asked: Asked) -> Answer:
         """What the subjects used, for whoever has a token for that; also of a machine that is being stopped."""

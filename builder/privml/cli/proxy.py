@@ -6,7 +6,9 @@ import logging
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,7 @@ from privml.client import attested
 from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
+from privml.client.receipts import Receipts
 from privml.client.tokens import GuestTokens
 from privml.verify.judgement import Judgement
 
@@ -75,6 +78,16 @@ from privml.verify.judgement import Judgement
     show_default=True,
     help="Use no judgement longer than this, also while the guest cannot be verified again.",
 )
+@click.option(
+    "--receipts",
+    "receipts_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Ask for a receipt of each answer, check it, and keep it in DIR for `receipt verify`.",
+)
+@click.option(
+    "--keep-bodies", is_flag=True, help="With --receipts: keep requests and answers, too. They hold prompts in clear."
+)
 def proxy(
     upstreams: tuple[str, ...],
     *,
@@ -95,6 +108,8 @@ def proxy(
     origins: tuple[str, ...],
     interval: int,
     max_age: int,
+    receipts_folder: Path | None,
+    keep_bodies: bool,
 ) -> None:
     """Serve a local OpenAI-compatible endpoint that forwards to URL while the guest there passes verification.
 
@@ -110,6 +125,8 @@ def proxy(
       privml-build proxy https://ONE:8443 https://TWO:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
+      privml-build proxy https://HOST:8443 --expect out/demo-cpu \\
+        --receipts receipts --keep-bodies
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
         OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
 
@@ -120,6 +137,8 @@ def proxy(
     """
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
+    if keep_bodies and receipts_folder is None:
+        raise UsageError("--keep-bodies is for receipts: it needs --receipts DIR")
     where = socket_path or _address(listen or "127.0.0.1:8000")
     allowed = allowed_origins(origins)
     policy = policy_of(
@@ -129,7 +148,8 @@ def proxy(
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
-    # Last, because a missing token's file is made.
+    # Last, because a missing folder or token's file is made.
+    receipts = None if receipts_folder is None else Receipts(receipts_folder, keep_bodies=keep_bodies)
     callers = Callers(allowed, None if token_file is None else token_of(token_file))
     logging.getLogger("privml").setLevel(logging.INFO)
 
@@ -155,15 +175,19 @@ def proxy(
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
+    def used(judgement: Judgement) -> Mapping[str, Mapping[str, Any]] | None:
+        return attested.used(collateral, judgement.facts.header.tee)
+
     serve(
         where,
         upstreams,
-        check,
+        check if receipts is None else receipts.watching(check, used),
         callers=callers,
         tokens=None if guest_tokens is None else GuestTokens(guest_tokens),
         interval=interval,
         max_age=max_age,
         listening=listening,
+        receipts=receipts,
     )
 
 

@@ -84,6 +84,8 @@ class Connections:
         host = f"[{self._where.host}]" if ":" in self._where.host else self._where.host
         headers = [(b"host", f"{host}:{self._where.port}".encode()), (b"accept-encoding", b"identity")]
         headers += asked.headers
+        if any(name == b"te" for name, _ in asked.headers):
+            headers.append((b"connection", b"te"))  # RFC 9110, 10.1.4
         if asked.body or asked.method not in _SAFE:
             headers.append((b"content-length", str(len(asked.body)).encode()))
         return h11.Request(method=asked.method, target=asked.target, headers=headers)

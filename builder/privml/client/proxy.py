@@ -29,6 +29,7 @@ from privml.client.connection import MAX_HEAD
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
+from privml.client.receipts import SHOWN, Receipts
 from privml.client.tokens import GuestTokens
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
@@ -46,7 +47,7 @@ START_TIMEOUT = 30.0
 _PREFIXES = ("/v1/", "/x/")
 # Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
 _FORWARDED = (b"content-type", b"accept")
-_RETURNED = (b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-request-id")
+_RETURNED = (b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-request-id", SHOWN)
 
 
 class _Ended(PrivmlError):
@@ -68,22 +69,24 @@ def serve(
     interval: float = INTERVAL,
     max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
+    receipts: Receipts | None = None,
 ) -> None:
     """Verify the guests at ``upstreams`` and serve on ``listen``, (host, port) or the path of a Unix socket.
 
     It runs until interrupted. ``check`` judges a fetched document (`client.gate.Check`). A refused guest does not
     stop the proxy: clients are answered by another one, or get 403 with the reasons, and the guest is verified again
     on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0 for a Unix
-    socket), once it listens. ``tokens`` are shown to the guests that they are for.
+    socket), once it listens. With ``receipts``, whose `Receipts.watching` made ``check``, each answer of an engine
+    needs one. ``tokens`` are shown to the guests that they are for.
     """
     guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
     if tokens is not None:
         guests.present = tokens.present
     if not isinstance(listen, Path):
-        server(listen, guests, listening, callers).run()
+        server(listen, guests, listening, callers, receipts).run()
         return
     with served_socket(listen) as listener:
-        unix_server(guests, listening, callers).run(sockets=[listener])
+        unix_server(guests, listening, callers, receipts).run(sockets=[listener])
 
 
 def server(
@@ -91,19 +94,23 @@ def server(
     guests: Guests,
     listening: Callable[[int], None] | None = None,
     callers: Callers = ANYBODY_HERE,
+    receipts: Receipts | None = None,
 ) -> uvicorn.Server:
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
-    return _server(application(guests, callers), listening, host=host, port=port)
+    return _server(application(guests, callers, receipts), listening, host=host, port=port)
 
 
 def unix_server(
-    guests: Guests, listening: Callable[[int], None] | None = None, callers: Callers = ANYBODY_HERE
+    guests: Guests,
+    listening: Callable[[int], None] | None = None,
+    callers: Callers = ANYBODY_HERE,
+    receipts: Receipts | None = None,
 ) -> uvicorn.Server:
     """The HTTP server of `serve` for a socket that its ``run`` is given."""
-    return _server(application(guests, replace(callers, unix=True)), listening)
+    return _server(application(guests, replace(callers, unix=True), receipts), listening)
 
 
 def _server(app: ASGIApp, listening: Callable[[int], None] | None, **address: Any) -> uvicorn.Server:
@@ -138,7 +145,7 @@ class _Server(uvicorn.Server):
             self._listening(0 if sockets else self.servers[0].sockets[0].getsockname()[1])
 
 
-def application(guests: Guests, callers: Callers = ANYBODY_HERE) -> ASGIApp:
+def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Receipts | None = None) -> ASGIApp:
     """The ASGI application; its lifespan verifies at start and then at each of the gates' intervals.
 
     It starts to serve after the first accepted judgement, after all first ones, or after `START_TIMEOUT` seconds.
@@ -155,7 +162,7 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE) -> ASGIApp:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    forwarding = _Forwarding(guests)
+    forwarding = _Forwarding(guests, receipts)
     made = Starlette(
         routes=[
             *(Route(f"{prefix}{{path:path}}", forwarding, methods=METHODS) for prefix in _PREFIXES),
@@ -185,8 +192,9 @@ def _state(last: Decision | None) -> dict[str, Any]:
 class _Forwarding:
     """Requests to the guests: the part of the application that carries the load."""
 
-    def __init__(self, guests: Guests) -> None:
+    def __init__(self, guests: Guests, receipts: Receipts | None) -> None:
         self._guests = guests
+        self._send = guests.send if receipts is None else partial(receipts.send, guests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -212,7 +220,7 @@ class _Forwarding:
 
     async def _answer(self, asked: Asked) -> Answer:
         with _ended():
-            return await self._guests.send(asked)
+            return await self._send(asked)
 
 
 class _WhileThere:
