@@ -294,8 +294,9 @@ class FakeService:
 class Guest:
     """The directory tree, the processes, and methods to talk to them.
 
-    While the file ``fault`` is there, the platform gives no quote, for the fault whose code is in it. With the file
-    ``crash``, the attestor ends between a line of its log and the register.
+    While the file ``fault`` is there, the platform gives no quote, for the fault whose code is in it; while ``delay``
+    is there, each quote takes the seconds in it. With the file ``crash``, the attestor ends between a line of its log
+    and the register.
     """
 
     def __init__(
@@ -356,6 +357,10 @@ class Guest:
             "quote = tee.quote\n"
             "def quote_or_fault(data):\n"
             f"    fault = Path({str(root / 'fault')!r})\n"
+            f"    delay = Path({str(root / 'delay')!r})\n"
+            "    if delay.exists():\n"
+            "        import time\n"
+            "        time.sleep(float(delay.read_text()))\n"
             "    if fault.exists():\n"
             "        raise QuoteError(FAULTS[fault.read_text()])\n"
             "    return quote(data)\n"

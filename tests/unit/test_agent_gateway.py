@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, layout: Layout, **more: object) -> None:
         self.now = 1000.0
         self.keys = ChannelKeys(layout, clock=lambda: self.now, **{"places": 16, **more})  # type: ignore[arg-type]
-        self.gateway = Gateway(self.keys, CONTENT, self._admit, self._answer)
+        self.gateway = Gateway(self.keys, CONTENT, self._begin, self._answer)
         self.asked: list[tuple[str, str, bytes, str]] = []
         self.encapsulated: list[bytes | None] = []
         self.turns = self.closed = 0
@@ -60,13 +60,14 @@ class Bench:
             200, [(b"content-type", b"text/plain")], (b"Paris", b".")
         )
 
-    def _admit(self) -> contextlib.ExitStack:
+    def _begin(self, asked: Asked, limit: int) -> tuple[contextlib.ExitStack, bytes]:
         if self.full:
             raise Denied(429, "busy", "this machine is already answering as many requests as it can")
+        body = asked.read(limit)
         self.turns += 1
         turn = contextlib.ExitStack()
         turn.callback(self._release)
-        return turn
+        return turn, body
 
     def _release(self) -> None:
         self.turns -= 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound, restarts
+from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound, restarts, server
 from privml.agent.layout import FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
@@ -102,6 +102,15 @@ def test_a_guest_without_an_engine_has_no_engine_user() -> None:
     """A unit whose user or group does not exist does not start."""
     common = [path for path in COMMON.rglob("*") if path.is_file()]
     assert not [path for path in common if b"privml-engine" in path.read_bytes()]
+
+
+def test_the_server_is_stopped_first_and_has_time_for_its_answers() -> None:
+    """What is after another unit is stopped before it; the end of the boot process turns the machine off."""
+    after = " ".join(unit(UNITS / "privml-server.service")["Unit"]["After"]).split()
+    assert {"privml-boot.service", "privml-attestor.service", "systemd-networkd.service"} <= set(after)
+    for path in (ENGINE_UNITS / "privml-engine.service", OWN_UNIT):
+        assert "privml-server.service" in unit(path)["Unit"]["Before"]
+    assert float(service_of("server")["TimeoutStopSec"][0].removesuffix("s")) > server.DRAIN
 
 
 def test_nothing_but_the_boot_starts_the_engine() -> None:

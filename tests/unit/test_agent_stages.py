@@ -389,9 +389,11 @@ def test_the_stage_table_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_configuration_round_trips() -> None:
-    config = a_config()
+    config = a_config(per_address=0, metrics=True, callers="tokens", issuer=b"k" * 32)
     data = encode(config)
     assert encode(decode(data)) == data
+    again = decode(data)
+    assert (again.per_address, again.metrics, again.callers, again.issuer) == (0, True, "tokens", b"k" * 32)
     assert [event.name for event in sequence(decode(data))] == ["config", "model", "engine", "system-ready"]
     assert parse_log(b"") == ()
 
@@ -405,6 +407,15 @@ def test_configuration_round_trips() -> None:
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),
+        ("agent.per_address", -1, "per_address"),
+        ("agent.callers", "some", "callers"),
+        ("agent.callers", "open", "default value"),
+        ("agent.callers", "tokens", "issuer: expected a key if, and only if"),
+        ("agent.issuer", "ab" * 32, "issuer: expected a key if, and only if"),
+        ("agent.issuer", "AB" * 32, "hex"),
+        ("agent.per_address", 32, "default value"),
+        ("agent.metrics", False, "default value"),
+        ("agent.metrics", 1, "metrics"),
         ("engine", None, "one of engine and models is empty"),
         ("models", [], "one of engine and models is empty"),
         ("engine", {}, "config.engine.name: missing"),

@@ -129,6 +129,9 @@ CASES = (
         ("agent.max_concurrency",),
         ("agent.max_concurrency",),
     ),
+    Case("agent.per_address", put("agent per_address", 0), ("agent.per_address",), ("agent.per_address",)),
+    Case("agent.callers", put("agent callers", "outer"), ("agent.callers",), ("agent.callers",)),
+    Case("agent.metrics", put("agent metrics", True), ("agent.metrics",), ("agent.metrics",)),
     Case(
         "inference.engine.options.context",
         put("inference engine options context", 1024),
@@ -275,7 +278,7 @@ CASES = (
 # Fields that no second value exists for, or only together with others.
 ELSEWHERE = {
     "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
-    "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
+    "agent.issuer", "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version", "gpu.allowed.driver", "gpu.allowed.vbios",
@@ -354,6 +357,18 @@ def test_a_section_that_is_left_out_explains_everything_that_differs(
     assert {re.split(r"[.\[]", change.name)[0] for change in of_kind(found, FIELD)} >= {section}
     back = shop.diff(shop.folder / f"without-{section}/out", base)
     assert [change.text() for change in back.unexplained] == []
+
+
+def test_the_issuer_of_tokens_explains_everything_that_differs(shop: Workshop) -> None:
+    one, two = (
+        shop.image(f"issuer-{digit}", varied(put("agent callers", "tokens"), put("agent issuer", digit * 64)))
+        for digit in "ab"
+    )
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, FIELD)] == ["agent.issuer"]
+    assert "agent.issuer" in {change.name for change in of_kind(found, KEY)}
+    assert [change.text() for change in found.unexplained] == []
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
 
 
 @pytest.fixture

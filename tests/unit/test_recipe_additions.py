@@ -402,7 +402,10 @@ def test_a_file_can_be_a_program_that_the_recipe_names(folder: Path) -> None:
         ("run: [apt install x]", "a recipe runs nothing"),
         ("agent: {ssh-keys: []}", "the guest has no logins"),
         ("fils: {}", "did you mean `files`?"),
-        ("agent: {quux: 1}", "agent.quux: unknown field; known: listen, max_concurrency"),
+        (
+            "agent: {quux: 1}",
+            "agent.quux: unknown field; known: listen, max_concurrency, per_address, metrics, callers, issuer",
+        ),
     ],
 )
 def test_an_unknown_field_is_answered(folder: Path, text: str, answer: str) -> None:

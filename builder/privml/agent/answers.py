@@ -30,8 +30,9 @@ class Asked:
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
     ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
-    encapsulated key.
-    ``caller`` is the descriptor of the connection, whose end ends the work for it; None if nobody waits.
+    encapsulated key. ``address`` is what limits per address apply to (`admission.group`), empty if no connection
+    carries the request by itself. ``caller`` is the descriptor of the connection, whose end ends the work for it;
+    None if nobody waits.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Asked:
     channel: Literal["tls", "ohttp", "wrapped"] = "tls"
     enc_sha256: bytes | None = None
     caller: int | None = None
+    address: str = ""
 
     @property
     def path(self) -> str:
@@ -75,25 +77,37 @@ class Answer:
 
 
 class Denied(PrivmlError):
-    """End of a request with a status and an error as JSON. ``more`` is added beside the error."""
+    """End of a request with a status and an error as JSON. ``more`` is added beside the error.
 
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+    ``retry_after`` is how many seconds a caller should wait before it asks again; every 429 and 503 has one.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None, **more: Any) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
         self.more = more
 
     def answer(self) -> Answer:
         """The answer that says so."""
         error = {"code": self.code, "message": self.message, "type": "privml"}
-        return json_answer(self.status, canonical({"error": error, **self.more}) + b"\n")
+        answer = json_answer(self.status, canonical({"error": error, **self.more}) + b"\n")
+        if self.retry_after is not None:
+            answer.headers.append((b"retry-after", str(self.retry_after).encode()))
+        return answer
 
 
-def json_answer(status: int, body: bytes) -> Answer:
-    """An answer of this machine itself."""
+def json_answer(status: int, *pieces: bytes) -> Answer:
+    """An answer of this machine itself: complete JSON."""
+    return own_answer(status, b"application/json", *pieces)
+
+
+def own_answer(status: int, content_type: bytes, *pieces: bytes) -> Answer:
+    """An answer of this machine itself, whose body is complete."""
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-type", content_type),
+        (b"content-length", str(sum(map(len, pieces))).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(status, headers, (body,))
+    return Answer(status, headers, pieces)

@@ -21,6 +21,8 @@ from privml.evidence.quotefault import FAULTS, QuoteFault
 
 QUOTE_TIMEOUT = 120.0
 _NO_TABLE = StageTable(False, ())
+QUOTE_RETRY = 3
+"""Seconds after which to ask again when there is no quote."""
 
 
 class Attestation:
@@ -72,11 +74,12 @@ class Attestation:
         try:
             return self._quotes.document(nonce, timeout=QUOTE_TIMEOUT).encode()
         except RefusedRequest as refused:
-            raise Denied(503, refused.code, refused.message) from refused
+            raise Denied(503, refused.code, refused.message, QUOTE_RETRY) from refused
         except Busy as busy:
-            raise Denied(503, "busy", busy.message) from busy
+            raise Denied(503, "busy", busy.message, QUOTE_RETRY) from busy
         except PrivmlError as error:
-            raise Denied(503, "unavailable", "attestation: the attestor does not answer") from error
+            text = "attestation: the attestor does not answer"
+            raise Denied(503, "unavailable", text, QUOTE_RETRY) from error
 
     def _quote(self, root: bytes) -> Mapping[str, Any]:
         """Get a quote over ``root`` from the attestor, and note why if there is none."""

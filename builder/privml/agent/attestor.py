@@ -22,14 +22,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from privml.agent import wire
+from privml.agent import console, wire
 from privml.agent.attestorstate import Attestor
 from privml.agent.gpucheck import GpuReader
 from privml.agent.layout import Layout
 from privml.agent.place import Place, PlaceFile
 from privml.agent.tee import NoTee, NoTeeError, Tee, detect
 from privml.agent.wire import RefusedRequest
-from privml.base.errors import EvidenceError, PrivmlError, printable
+from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import Fields
 from privml.events import configuration, stages
 from privml.events.agent import AgentEvent
@@ -67,10 +67,10 @@ def serve(
         control = wire.listen(layout.control_socket, mode=0o600)
         quotes = wire.listen(layout.quote_socket, mode=0o660, group=layout.server_id)
     except (PrivmlError, OSError) as error:
-        sys.stderr.write(f"privml: attestor: {error}\n")
+        console.say(f"privml: attestor: {error}")
         return 1
     if place is not None:
-        sys.stderr.write(f"privml: attestor: {printable(attestor.parked or 'started again')}\n")
+        console.say(f"privml: attestor: {attestor.parked or 'started again'}")
     if stage is not None:
         threading.Thread(target=_serve_stages, args=(attestor, stage, layout), daemon=True).start()
     threading.Thread(target=_serve_control, args=(attestor, control, layout), daemon=True).start()
@@ -79,7 +79,7 @@ def serve(
         try:
             attestor.fail("a stage or the engine failed")
         except (PrivmlError, OSError) as error:
-            sys.stderr.write(f"privml: attestor: {error}\n")
+            console.say(f"privml: attestor: {error}")
     return 0
 
 
@@ -156,7 +156,7 @@ def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -
         except QuoteError as failed:
             if failed.fault != shown:
                 shown = failed.fault
-                sys.stderr.write(f"privml: attestor: no quote: {shown}\n")
+                console.say(f"privml: attestor: no quote: {shown}")
             raise
         shown = None
         return made

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from privml.agent import devices, gpumachine
+from privml.agent import console, devices, gpumachine
 from privml.agent.attestorlink import AttestorLink
 from privml.agent.enginestart import EngineStart
 from privml.agent.gpumachine import GpuMachine
@@ -135,7 +135,7 @@ class Boot:
                 self._failed(name, str(error))
                 return False
             self.progress.end(name, status, detail)
-            self._say(f"privml: stage {name}: {status}{': ' + detail if detail else ''}")
+            self._say(console.clean(f"privml: stage {name}: {status}{': ' + detail if detail else ''}"))
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
@@ -183,7 +183,7 @@ class Boot:
                 raise _Fault(self._stages[0].name, str(error)) from error
             delay = self._restarts.next()
             self.progress.again("engine", f"{why}; it is started again")
-            self._say(f"privml: stage engine: {_line(why)}; it is started again in {delay:g} s")
+            self._say(console.clean(f"privml: stage engine: it is started again in {delay:g} s; {why}"))
             end = time.monotonic() + delay
             while (left := end - time.monotonic()) > 0:
                 time.sleep(min(left, self._interval))
@@ -210,7 +210,7 @@ class Boot:
         # Extend the register first: a quote requested at this moment must already carry `failed`.
         self._attestor.fail()
         self.progress.end(name, "failed", why)
-        self._say(f"privml: stage {name} failed: {_line(why)}")
+        self._say(console.clean(f"privml: stage {name} failed: {why}"))
 
     def _platform(self) -> Outcome:
         name, why = self._attestor.start()
@@ -340,16 +340,6 @@ class Boot:
         return next((name for name, process in self._required.items() if not process.alive()), "")
 
 
-def _line(text: str) -> str:
-    """``text`` on one line of the console."""
-    return " ".join(text.split())[:2000]
-
-
-def _console(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
     """The GPUs of this machine, brought up by the units of the image."""
     return GpuMachine(
@@ -370,12 +360,12 @@ def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout
         volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),
         engine=Unit("privml-engine.service", layout.sys),
         service=lambda name: Unit(services.unit(name), layout.sys),
-        say=_console,
+        say=console.say,
         outbound=lambda: close_outbound(layout.sys),
         gpus=lambda gpu: gpus(gpu, layout),
     )
     if boot.run():
-        _console("privml: ready")
+        console.say("privml: ready")
         boot.watch()
     while True:
         signal.pause()

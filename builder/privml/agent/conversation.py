@@ -1,4 +1,9 @@
-"""HTTP/1.1 over one TLS connection: requests in sequence, until either side closes it or breaks the protocol."""
+"""HTTP/1.1 over one TLS connection: requests in sequence, until either side closes it or breaks the protocol.
+
+No caller can keep a connection for as long as it likes: the head of a request has a total deadline, and a body that
+is sent or an answer that is read too slowly ends the connection (`pace`). One that waits for its next request can be
+ended at any time (`admission`).
+"""
 
 from __future__ import annotations
 
@@ -11,32 +16,44 @@ from functools import partial
 
 import h11
 
+from privml.agent.admission import Slot
 from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.pace import Pace
 from privml.base.errors import PrivmlError
 
 MAX_HEAD = 32 * 1024
 _PIECE = 16 * 1024  # one TLS record; a request head can exceed its limit by at most one piece
 IDLE_TIMEOUT = 60.0
-BODY_TIMEOUT = 120.0
-WRITE_TIMEOUT = 120.0
+HEAD_TIMEOUT = 10.0
+"""Seconds for the whole head of a request, from its first byte."""
+BODY_GRACE, BODY_RATE = 10.0, 8 * 1024
+"""Seconds by which a body may fall behind its rate, in bytes a second."""
+ANSWER_GRACE, ANSWER_RATE = 30.0, 1024
+"""The same for reading an answer. Waiting for the engine does not count."""
+_COARSE = 0.5  # seconds by which the socket's own timeout may be longer than what is left
 
 
 class Conversation:
-    """One TLS connection, whose requests ``answer`` answers (`routes.Routes.answer`)."""
+    """One TLS connection in ``slot``, whose requests ``answer`` answers (`routes.Routes.answer`)."""
 
-    def __init__(self, tls: ssl.SSLSocket, answer: Callable[[Asked], Answer]) -> None:
+    def __init__(self, tls: ssl.SSLSocket, answer: Callable[[Asked], Answer], slot: Slot) -> None:
         self._tls = tls
         self._answer = answer
+        self._slot = slot
+        self._timeout = -1.0
+        self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._head_only = False
 
     def run(self) -> None:
         """Answer requests until the connection ends; ``OSError`` when the caller disconnects in the middle of one."""
         while True:
+            self._slot.idle()
             try:
-                event = self._next(time.monotonic() + IDLE_TIMEOUT)
+                event = self._head()
                 if not isinstance(event, h11.Request):
                     return
+                self._slot.busy()
                 self._request(event)
             except h11.RemoteProtocolError as error:
                 self._deny(Denied(error.error_status_hint, "malformed", "malformed HTTP/1.1"))
@@ -52,7 +69,9 @@ class Conversation:
         self._head_only = method == "HEAD"
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
         read = partial(self._body, request)
-        asked = Asked(method, request.target.decode("ascii"), sent, read, caller=self._tls.fileno())
+        asked = Asked(
+            method, request.target.decode("ascii"), sent, read, address=self._slot.address, caller=self._tls.fileno()
+        )
         self._write(self._answer(asked), trailers=self._takes_trailers(asked))
 
     def _takes_trailers(self, asked: Asked) -> bool:
@@ -66,9 +85,9 @@ class Conversation:
             raise Denied(413, "too-large", f"body larger than {limit} bytes")
         if self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
-        end = time.monotonic() + BODY_TIMEOUT
+        pace = Pace(BODY_GRACE, BODY_RATE)
         body = bytearray()
-        while isinstance(event := self._next(end), h11.Data):
+        while isinstance(event := self._next(pace), h11.Data):
             body += event.data
             if len(body) > limit:
                 raise Denied(413, "too-large", f"body larger than {limit} bytes")
@@ -80,18 +99,21 @@ class Conversation:
         answer = denied.answer()
         answer.headers.append((b"connection", b"close"))
         self._write(answer)
+        self._slot.idle()
         self._drain()
 
     def _write(self, answer: Answer, *, trailers: bool = False) -> None:
         """Write an answer as it is made, with its ``trailers`` if they are wanted."""
         with contextlib.closing(answer):
+            self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
             trailers = trailers and bool(answer.announced) and not self._head_only
             fields = list(answer.headers)
             if trailers:
                 # A message with a length has no trailers.
                 fields = [(name, value) for name, value in fields if name != b"content-length"]
                 fields.append((b"trailer", b", ".join(answer.announced)))
-            self._tls.settimeout(WRITE_TIMEOUT)
+            if self._slot.closing:
+                fields.append((b"connection", b"close"))
             self._send(h11.Response(status_code=answer.status, headers=fields))
             if not self._head_only:
                 self._write_pieces(answer)
@@ -108,6 +130,7 @@ class Conversation:
     def _drain(self) -> None:
         """Read what is left: closing a socket with unread bytes would reset the connection and lose the response."""
         with contextlib.suppress(OSError):
+            self._timeout = -1.0
             self._tls.settimeout(0)
             self._tls.unwrap()  # sends close_notify without waiting for the peer's
         with contextlib.suppress(OSError):
@@ -118,11 +141,23 @@ class Conversation:
                 pass
 
     def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
-            self._tls.sendall(data)
+        rest = memoryview(self._http.send(event) or b"")
+        while rest:
+            self._wait_at_most(self._pace.left)
+            self._pace.waiting()
+            sent = self._tls.send(rest)
+            self._pace.moved(sent)
+            rest = rest[sent:]
 
-    def _next(self, end: float) -> h11.Event | None:
+    def _head(self) -> h11.Event | None:
+        """The head of the next request; None when there will be none."""
+        event = self._http.next_event()
+        if event is h11.NEED_DATA:
+            self._receive(IDLE_TIMEOUT)
+            return self._next(Pace(HEAD_TIMEOUT, MAX_HEAD))
+        return event if isinstance(event, h11.Event) else None
+
+    def _next(self, pace: Pace) -> h11.Event | None:
         """The next event; None when a response must be sent before the peer continues."""
         while True:
             event = self._http.next_event()
@@ -130,8 +165,19 @@ class Conversation:
                 return event
             if event is h11.PAUSED:
                 return None
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._tls.settimeout(left)
-            self._http.receive_data(self._tls.recv(_PIECE))
+            left = pace.left
+            pace.waiting()
+            pace.moved(self._receive(left))
+
+    def _receive(self, seconds: float) -> int:
+        """Wait for the peer's next bytes; their number."""
+        self._wait_at_most(seconds)
+        data = self._tls.recv(_PIECE)
+        self._http.receive_data(data)
+        return len(data)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Set the socket's timeout, but not for a small difference: each change costs a call."""
+        if not 0 <= self._timeout - seconds <= _COARSE:
+            self._tls.settimeout(seconds)
+            self._timeout = seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from privml.agent import console
 from privml.agent.layout import Layout
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
@@ -20,7 +21,7 @@ def main(layout: Layout | None = None) -> int:
         environment = dict(engine_named(measured.name).environment)
         os.execve(measured.argv[0], measured.argv, environment)  # noqa: S606 -- argv is measured, and there is no shell
     except (PrivmlError, OSError) as error:
-        sys.stderr.write(f"privml: engine: {error}\n")
+        console.say(f"privml: engine: {error}")
     return 1
 
 

@@ -122,7 +122,8 @@ class Exchange:
         except OSError as error:
             raise HostError(f"engine: {error.strerror or error}") from error
         except h11.RemoteProtocolError as error:
-            raise HostError(f"engine: not HTTP: {error}") from error
+            # Not h11's message: it may quote what was sent, and this error can reach the console.
+            raise HostError("engine: what it sent is not HTTP") from error
 
     def _await(self) -> None:
         """Wait for bytes of the engine while the caller is there; ``HostError`` if it leaves."""

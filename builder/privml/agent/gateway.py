@@ -1,6 +1,6 @@
 """The guest's end of the sealed channel: its keys for callers, and requests that arrive sealed.
 
-A sealed request takes its turn as an open one does, before its body is read. It is opened whole, answered as if it
+A sealed request takes its turn as an open one does, once its body was read. It is opened whole, answered as if it
 had come by itself, and its answer is sealed piece by piece as it is made. Whoever terminates TLS in front of this
 machine sees one path, lengths and times.
 
@@ -33,6 +33,8 @@ RECORD = "/.well-known/privml-channel"
 GATEWAY = "/.well-known/ohttp-gateway"
 PATHS = (RECORD, GATEWAY)
 PROBLEM = "https://iana.org/assignments/http-problem-types#ohttp-key"
+FULL_RETRY = 60
+"""Seconds after which to ask again when the replay set is full: it empties with the next key."""
 INSIDE = ("/v1/", "/x/")
 """Beginnings of the paths that a sealed request may have; besides `INSIDE_PATHS`."""
 INSIDE_PATHS = ("/healthz", "/readyz")
@@ -51,19 +53,19 @@ _BODILESS = (204, 304)
 class Gateway:
     """Answers `PATHS`.
 
-    ``content`` is the largest body of a request inside. ``admit`` gives a turn or raises `Denied`; ``answer`` answers
-    a request within a turn.
+    ``content`` is the largest body of a request inside. ``begin`` gives a turn and the body of a request, or raises
+    `Denied`; ``answer`` answers a request within a turn.
     """
 
     def __init__(
         self,
         keys: ChannelKeys,
         content: int,
-        admit: Callable[[], contextlib.ExitStack],
+        begin: Callable[[Asked, int], tuple[contextlib.ExitStack, bytes]],
         answer: Callable[[Asked, contextlib.ExitStack], Answer],
     ) -> None:
         self._keys = keys
-        self._admit = admit
+        self._begin = begin
         self._answer = answer
         self._limits = ChunkLimits(REQUEST_LIMITS.chunk, REQUEST_LIMITS.chunks, content + _BESIDE_CONTENT)
         self._sealed_limit = self._limits.total + self._limits.chunks * (LONGEST + TAG_SIZE) + _BEFORE_CHUNKS
@@ -91,8 +93,8 @@ class Gateway:
             expected = f"{CHUNKED.request_type} or {WRAPPED.request_type}"
             raise Denied(415, "media-type", f"content-type `{given[:80]}`, expected {expected}")
         wrapped = given == WRAPPED.request_type
-        with self._admit() as turn:
-            sealed = asked.read(self._sealed_limit)
+        turn, sealed = self._begin(asked, self._sealed_limit)
+        with turn:
             try:
                 opened = self._opened(sealed, wrapped=wrapped)
             except CannotOpen:
@@ -100,7 +102,7 @@ class Gateway:
             except Replayed as replayed:
                 raise Denied(400, "replay", replayed.message) from replayed
             except SetFull as full:
-                raise Denied(503, "channel-full", full.message) from full
+                raise Denied(503, "channel-full", full.message, FULL_RETRY) from full
             del sealed
             return self._answered(asked, opened, "wrapped" if wrapped else "ohttp", turn)
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from privml.agent import gpuanswer, wire
+from privml.agent import console, gpuanswer, wire
 from privml.agent.gpuanswer import Fabric, Question, Reading
 from privml.agent.nscq import Nscq
 from privml.agent.nvml import Nvml
@@ -81,7 +81,7 @@ def main(reads: Read = read) -> int:
         with socket.socket(fileno=0) as connection:
             answer(connection, reads)
     except (OSError, PrivmlError) as error:
-        sys.stderr.write(f"privml: gpu reader: {error}\n")
+        console.say(f"privml: gpu reader: {error}")
         return 1
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from privml.agent import console
 from privml.agent.nvml import Nvml
 from privml.base.errors import PrivmlError
 
@@ -20,10 +21,10 @@ def main(open_library: Callable[[], Nvml] = Nvml) -> int:
             nvml.set_ready()
             done = nvml.is_ready()
     except PrivmlError as error:
-        sys.stderr.write(f"privml: gpu ready: {error}\n")
+        console.say(f"privml: gpu ready: {error}")
         return 1
     if not done:
-        sys.stderr.write("privml: gpu ready: the driver still says that the GPUs are not ready\n")
+        console.say("privml: gpu ready: the driver still says that the GPUs are not ready")
     return 0 if done else 1
 
 

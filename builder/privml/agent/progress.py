@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from privml.agent import console
 from privml.events.stagetable import MAX_DETAIL, PASSED, STATUSES, Row, StageTable
 
 
@@ -63,7 +64,8 @@ class Progress:
         """Mark the stage as finished; a failure at any time makes the machine not ready."""
         assert status in STATUSES
         row = self._stages[name]
-        self._stages[name] = replace(row, status=status, detail=detail[:MAX_DETAIL], ended_ms=self._now())
+        detail = console.clean(detail, MAX_DETAIL)
+        self._stages[name] = replace(row, status=status, detail=detail, ended_ms=self._now())
         # The last stage passes once, and the others may be repeated after it.
         self._ready = all(stage.status in PASSED for stage in self._stages.values())
         self._write()

@@ -1,29 +1,37 @@
 """Answer requests, whatever carries them. Nothing of a request or an answer is kept but the digests in its receipt.
 
-`/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, if the measured configuration names one, `/x/NAME/` to the service of that name; both only once every stage
-has passed. `gateway` opens sealed requests, which come back here.
+`/healthz`, `/readyz`, `/boot-stages`, `/.well-known/privml-attestation` and, if the measured configuration says so,
+`/metrics` are answered here; `/v1/` goes to the engine, if there is one, `/x/NAME/` to the service of that name; both
+only once every stage has passed. `gateway` opens sealed requests, which come back here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from privml.agent import endings, gateway, headers, identity
-from privml.agent.answers import Answer, Asked, Denied, json_answer
+from privml.agent.admission import PerAddress, shared
+from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
 from privml.agent.attestation import Attestation
+from privml.agent.callers import Callers
 from privml.agent.channelkeys import ChannelKeys
 from privml.agent.endings import EndedEngineError, Endings
 from privml.agent.exchange import Exchange, NotConnectedError
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
+from privml.agent.metrics import CONTENT_TYPE, REQUESTS, Metrics, class_of
 from privml.agent.receipts import Receipts, nonce_of
+from privml.agent.usage import Ledger
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
-from privml.channel import receipt
+from privml.channel import receipt, usage
+from privml.channel.token import CLOCK_PATH, USAGE
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
@@ -35,17 +43,22 @@ SERVICE_TIMEOUT = 120.0
 SERVICE_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 SERVICE_BODY = 2 * 1024 * 1024
 ATTESTATION = "/.well-known/privml-attestation"
-Admit = Callable[[], contextlib.ExitStack]
-"""Gives a turn, or raises `Denied`."""
+METRICS = "/metrics"
+BUSY_RETRY, READY_RETRY, DRAIN_RETRY = 1, 5, 5
+"""Seconds after which to ask again when all turns are taken, before the machine is ready, and when it ends."""
+_SINCE = re.compile(r"\A(?:since=([0-9]{1,15}))?\Z")
+Begin = Callable[[Asked, int], tuple[contextlib.ExitStack, bytes]]
+"""Gives a turn for the answer to a request, and its whole body of at most so many bytes; or raises `Denied`."""
 
 
 class Routes:
     """The answers of one machine. Thread-safe.
 
-    At most ``max_concurrency`` answers of the engine and the services are open at a time.
+    At most ``max_concurrency`` answers of the engine and the services are open at a time, and at most
+    `admission.shared` requests to them, so that connections are left for everything else.
     """
 
-    def __init__(self, config: Config, layout: Layout) -> None:
+    def __init__(self, config: Config, layout: Layout, metrics: Metrics) -> None:
         self._engine = None if config.engine is None else engine_named(config.engine.name)
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
@@ -53,12 +66,24 @@ class Routes:
         self._endings = Endings(lambda: self._attestation.table().restarts("engine"))
         self._receipts = Receipts(config, identity.load_receipt(layout), identity.section(layout))
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
+        self._requests = threading.BoundedSemaphore(shared(config.max_concurrency))
+        self._attesting = PerAddress(config.per_address)
+        self._own = {"/healthz", "/readyz", "/boot-stages", ATTESTATION, *([METRICS] if config.metrics else [])}
+        self._metrics = metrics
+        self._stopped = False
+        section = hashlib.sha256(identity.section(layout)).digest()
+        self._callers = Callers(config, identity.load_receipt(layout), section)
+        self._ledger = Ledger()
+        if self._callers.issues:
+            self._own.add(CLOCK_PATH)
         self.channel = ChannelKeys(layout)
         body = self._engine.requests.body if self._engine else 0
         content = max(body, SERVICE_BODY if self._services else 0)
-        self._gateway = gateway.Gateway(
-            self.channel, content, self._admit, lambda asked, turn: self._routed(asked, lambda: turn)
-        )
+        self._gateway = gateway.Gateway(self.channel, content, self._begin, self._opened)
+
+    def stop(self) -> None:
+        """Deny requests to the engine and the services from now on; the machine is no longer ready."""
+        self._stopped = True
 
     def watch(self) -> None:
         """Notice when the engine exits, from now on."""
@@ -66,22 +91,34 @@ class Routes:
 
     def answer(self, asked: Asked) -> Answer:
         """The answer to a request, to be closed by the caller; `Denied` when there is none."""
+        try:
+            answer = self._answer(asked)
+        except Denied as denied:
+            self._metrics.count(REQUESTS, _kind(asked), class_of(denied.status))
+            raise
+        self._metrics.count(REQUESTS, _kind(asked), class_of(answer.status))
+        return answer
+
+    def _answer(self, asked: Asked) -> Answer:
         if asked.path in gateway.PATHS:
             return self._gateway.answer(asked)
-        return self._routed(asked, self._admit)
+        return self._routed(asked, self._begin)
 
-    def _routed(self, asked: Asked, admit: Admit) -> Answer:
-        """The answer to an open request, or to one that was sealed."""
+    def _opened(self, asked: Asked, turn: contextlib.ExitStack) -> Answer:
+        """The answer to a request that was sealed, within the turn of what it came in."""
+        return self._routed(asked, lambda asked, limit: (turn, asked.read(limit)))
+
+    def _routed(self, asked: Asked, begin: Begin) -> Answer:
         if asked.path.startswith("/v1/"):
-            return self._inference(asked, admit)
+            return self._inference(asked, begin)
         if asked.path.startswith(services.PREFIX):
-            return self._service(asked, admit)
-        return self._own(asked)
+            return self._service(asked, begin)
+        return self._by_itself(asked)
 
-    def _own(self, asked: Asked) -> Answer:
+    def _by_itself(self, asked: Asked) -> Answer:
         """The answer of the agent itself."""
         ready, stages = self._attestation.stages()
-        if asked.path not in ("/healthz", "/readyz", "/boot-stages", ATTESTATION):
+        if asked.path not in self._own:
             raise Denied(404, "not-found", "unknown path")
         if asked.method not in ("GET", "HEAD"):
             raise Denied(405, "method", f"{asked.path} expects GET")
@@ -89,22 +126,42 @@ class Routes:
         if asked.path == "/healthz":
             return json_answer(200, b'{"alive":true}\n')
         if asked.path == "/readyz":
+            ready = ready and not self._stopped
             return json_answer(200 if ready else 503, canonical({"ready": ready}) + b"\n")
         if asked.path == "/boot-stages":
             return json_answer(200, stages)
-        return json_answer(200, self._attestation.document(asked.query))
+        if asked.path == CLOCK_PATH:
+            return json_answer(200, self._callers.clock())
+        if asked.path == METRICS:
+            return own_answer(200, CONTENT_TYPE, self._metrics.text())
+        return self._document(asked)
 
-    def _inference(self, asked: Asked, admit: Admit) -> Answer:
+    def _document(self, asked: Asked) -> Answer:
+        """An attestation document. The address's share is taken until all of it was sent."""
+        if not self._attesting.enter(asked.address):
+            text = "this address is already being sent as many attestation documents as one may"
+            raise Denied(429, "address-busy", text, BUSY_RETRY)
+        with contextlib.ExitStack() as share:
+            share.callback(self._attesting.leave, asked.address)
+            answer = json_answer(200, self._attestation.document(asked.query))
+            return replace(answer, close=share.pop_all().close)
+
+    def _inference(self, asked: Asked, begin: Begin) -> Answer:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
+        if asked.path == usage.PATH and self._callers.issues:
+            return self._usage(asked)
+        subject = self._callers.admit(asked)
         if asked.path.startswith(receipt.PATH):
             return self._receipt(asked)
         nonce = nonce_of(asked)
-        with admit() as turn:
-            body = asked.read(engine.requests.body)
+        turn, body = begin(asked, engine.requests.body)
+        with turn:
+            if subject:
+                self._ledger.begin(subject)
             shown = _shown(engine, asked, body)
-            answer = self._of_engine(engine, asked, shown, turn)
+            answer = self._counted(subject, self._of_engine(engine, asked, shown, turn))
             if asked.method != "POST":
                 return answer
             return self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
@@ -133,36 +190,77 @@ class Routes:
             raise Denied(502, "engine", "the engine does not answer") from error
         return _streamed(turn, exchange, running.pieces(exchange.status, exchange.pieces()))
 
-    def _service(self, asked: Asked, admit: Admit) -> Answer:
+    def _usage(self, asked: Asked) -> Answer:
+        """What the subjects used, for whoever has a token for that; also of a machine that is being stopped."""
+        self._callers.admit(asked, USAGE)
+        if asked.method not in ("GET", "HEAD"):
+            raise Denied(405, "method", f"{usage.PATH} expects GET")
+        asked.read(0)
+        since = _SINCE.match(asked.query)
+        if since is None:
+            raise Denied(400, "since", "expected `?since=` and the number of a line, or no query")
+        return json_answer(200, self._callers.usage(*self._ledger.lines(int(since[1] or 0))))
+
+    def _counted(self, subject: str, answer: Answer) -> Answer:
+        return self._ledger.counting(answer, subject) if subject else answer
+
+    def _service(self, asked: Asked, begin: Begin) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
         if not slash or name not in self._services:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
-        with admit() as turn:
-            body = asked.read(SERVICE_BODY)
+        subject = self._callers.admit(asked)
+        turn, body = begin(asked, SERVICE_BODY)
+        with turn:
+            if subject:
+                self._ledger.begin(subject)
             try:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "service", f"the service {name} does not answer") from error
-            return _streamed(turn, exchange, exchange.pieces())
+            return self._counted(subject, _streamed(turn, exchange, exchange.pieces()))
 
     def _must_be_ready(self) -> None:
+        if self._stopped:
+            raise Denied(503, "stopping", "this machine is being stopped", DRAIN_RETRY)
         if not self._attestation.table().ready:
             # The stage list is next to the error, so that an operator sees the reason from any client.
             _, stages = self._attestation.stages()
-            raise Denied(503, "not-ready", "this machine is not ready", stages=loads(stages, what="stages"))
+            table = loads(stages, what="stages")
+            raise Denied(503, "not-ready", "this machine is not ready", READY_RETRY, stages=table)
 
-    def _admit(self) -> contextlib.ExitStack:
-        """One of the concurrent answers of a machine that is ready, given back at the end of the block unless it was
-        handed on.
+    def _begin(self, asked: Asked, limit: int) -> tuple[contextlib.ExitStack, bytes]:
+        """A turn among the concurrent answers of a machine that is ready, and the body.
+
+        The turn is taken once the body was read: one that arrives slowly would keep others out. Until then the
+        request has one of fewer other places. A busy machine says so before it reads.
         """
         self._must_be_ready()
+        if not self._requests.acquire(blocking=False):
+            raise Denied(503, "full", "this machine has as many requests open as it can", BUSY_RETRY)
+        with contextlib.ExitStack() as held:
+            held.callback(self._requests.release)
+            self._take_turn()
+            self._turns.release()
+            body = asked.read(limit)
+            self._take_turn()
+            held.callback(self._turns.release)
+            return held.pop_all(), body
+
+    def _take_turn(self) -> None:
         if not self._turns.acquire(blocking=False):
-            raise Denied(429, "busy", "this machine is already answering as many requests as it can")
-        turn = contextlib.ExitStack()
-        turn.callback(self._turns.release)
-        return turn
+            text = "this machine is already answering as many requests as it can"
+            raise Denied(429, "busy", text, BUSY_RETRY)
+
+
+def _kind(asked: Asked) -> str:
+    """What a request is counted as: one of `metrics.KINDS`."""
+    if asked.path.startswith("/v1/"):
+        return "inference"
+    if asked.path.startswith(services.PREFIX):
+        return "service"
+    return {ATTESTATION: "attestation", gateway.GATEWAY: "sealed"}.get(asked.path, "other")
 
 
 def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:

@@ -5,31 +5,41 @@ What is asked is answered by `routes`; requests and answers are written to their
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import ssl
 import sys
 import threading
 import time
+from functools import partial
 
 import h11
 
-from privml.agent import identity
+from privml.agent import console, identity
+from privml.agent.admission import Admission, Slot
 from privml.agent.conversation import Conversation
 from privml.agent.layout import Layout
+from privml.agent.metrics import CONNECTIONS, Metrics
 from privml.agent.routes import Routes
 from privml.base.errors import PrivmlError
 from privml.events import configuration
 from privml.events.configuration import Config
 
-HANDSHAKE_TIMEOUT = 30.0
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds for a whole handshake."""
+DRAIN = 120.0
+"""Seconds that running answers get once the server was told to stop; privml-server.service allows a little more."""
+_BACKLOG = 1024
 
 
 class Server:
-    """A thread per connection: enough for ``max_concurrency`` engine answers, and some for the other paths."""
+    """A thread per connection, and room for as many connections as `admission` says."""
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self._routes = Routes(config, layout)
-        self._connections = threading.BoundedSemaphore(2 * config.max_concurrency + 32)
+        self._metrics = Metrics()
+        self._routes = Routes(config, layout, self._metrics)
+        self._admission = Admission(config.max_concurrency, config.per_address)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.num_tickets = 0
@@ -37,52 +47,98 @@ class Server:
         identity.load_tls(layout, self._context)
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept connections forever; those over the limit wait in the kernel's queue."""
+        """Accept connections until ``listener`` is closed; one for which there is no room is closed at once."""
         threading.Thread(target=self._routes.channel.keep, daemon=True).start()
         self._routes.watch()
         while True:
-            self._connections.acquire()
             try:
-                connection, _ = listener.accept()
+                connection, address = listener.accept()
             except OSError:
-                self._connections.release()
+                if listener.fileno() < 0:
+                    return
                 time.sleep(0.1)  # out of descriptors, or the caller has already disconnected
                 continue
-            threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
+            self._begin(connection, address[0])
 
-    def _connection(self, connection: socket.socket) -> None:
+    def drain(self, seconds: float) -> bool:
+        """Take no more requests, and give running answers ``seconds`` to end; True if all did.
+
+        Until the process ends, `/readyz` answers 503, so that whoever sends callers here notices.
+        """
+        self._routes.stop()
+        return self._admission.settle(seconds)
+
+    def _begin(self, connection: socket.socket, address: str) -> None:
         try:
-            with connection:
-                connection.settimeout(HANDSHAKE_TIMEOUT)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with self._context.wrap_socket(connection, server_side=True) as tls:
-                    Conversation(tls, self._routes.answer).run()
+            tls = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            connection.close()  # the caller has already disconnected
+            return
+        slot = self._admission.admit(address, partial(_cut, tls))
+        if not isinstance(slot, Slot):
+            self._metrics.count(CONNECTIONS, f"refused-{slot}")
+            tls.close()
+            return
+        try:
+            threading.Thread(target=self._connection, args=(tls, slot), daemon=True).start()
+        except RuntimeError:  # the machine is out of threads
+            slot.leave()
+            tls.close()
+
+    def _connection(self, tls: ssl.SSLSocket, slot: Slot) -> None:
+        try:
+            with tls:
+                if self._shakes_hands(tls):
+                    self._metrics.count(CONNECTIONS, "accepted")
+                    Conversation(tls, self._routes.answer, slot).run()
+                else:
+                    self._metrics.count(CONNECTIONS, "no-tls")
         except (OSError, h11.ProtocolError):
-            return  # the caller disconnected, or never spoke TLS or HTTP; no response is possible
+            return  # the caller disconnected or was too slow, or never spoke HTTP; no response is possible
         finally:
-            self._connections.release()
+            slot.leave()
+
+    def _shakes_hands(self, tls: ssl.SSLSocket) -> bool:
+        try:
+            tls.settimeout(HANDSHAKE_TIMEOUT)  # for all of it: OpenSSL's reads and writes share it
+            tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls.do_handshake()
+        except OSError:
+            return False
+        return True
+
+
+def _cut(tls: ssl.SSLSocket) -> None:
+    """End a connection that another thread uses; that thread then closes it."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own method: it drops the TLS state first, and the other thread could then write plain text.
+        socket.socket.shutdown(tls, socket.SHUT_RDWR)
 
 
 def listen(port: int, host: str = "", *, ipv6: bool = False) -> socket.socket:
     """Create the server's TCP socket, on all addresses unless ``host`` names one; ``ipv6``: of both IP versions."""
     if ipv6:
-        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
-    return socket.create_server((host, port), backlog=256)
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return socket.create_server((host, port), backlog=_BACKLOG)
 
 
 def main(layout: Layout | None = None) -> int:
-    """Wait for this boot's identity, then serve."""
+    """Wait for this boot's identity, then serve until SIGTERM. Only this thread receives it."""
     layout = layout or Layout()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         config = configuration.read(layout.config)
         while not identity.is_there(layout):
-            time.sleep(0.1)
+            if signal.sigtimedwait({signal.SIGTERM}, 0.1) is not None:
+                return 0
         server = Server(config, layout)
         listener = listen(config.listen, ipv6=any(card.has_ipv6 for card in config.network))
     except (PrivmlError, OSError) as error:
-        sys.stderr.write(f"privml: server: {error}\n")
+        console.say(f"privml: server: {error}")
         return 1
-    server.serve(listener)
+    threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+    signal.sigwait({signal.SIGTERM})
+    server.drain(DRAIN)
     return 0
 
 

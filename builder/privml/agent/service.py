@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from privml.agent import console
 from privml.agent.layout import Layout
 from privml.base.errors import HostError, PrivmlError
 from privml.events import configuration, services
@@ -27,7 +28,7 @@ def main(name: str, layout: Layout | None = None) -> int:
         }
         os.execve(chosen.argv[0], chosen.argv, environment)  # noqa: S606 -- argv is measured, and there is no shell
     except (PrivmlError, OSError) as error:
-        sys.stderr.write(f"privml: service: {error}\n")
+        console.say(f"privml: service: {error}")
     return 1
 
 

@@ -22,6 +22,7 @@ from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
 from privml.client.receipts import Receipts
+from privml.client.tokens import GuestTokens
 from privml.verify.judgement import Judgement
 
 
@@ -46,6 +47,13 @@ from privml.verify.judgement import Judgement
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Take requests only with the token in FILE, as the API key. A missing file is made, with a new token.",
+)
+@click.option(
+    "--caller-token",
+    "guest_tokens",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Show a guest the token in FILE that is for it. One token a line; the file is read again when it changes.",
 )
 @click.option(
     "--allow-origin",
@@ -96,6 +104,7 @@ def proxy(
     listen: str | None,
     socket_path: Path | None,
     token_file: Path | None,
+    guest_tokens: Path | None,
     origins: tuple[str, ...],
     interval: int,
     max_age: int,
@@ -174,6 +183,7 @@ def proxy(
         upstreams,
         check if receipts is None else receipts.watching(check, used),
         callers=callers,
+        tokens=None if guest_tokens is None else GuestTokens(guest_tokens),
         interval=interval,
         max_age=max_age,
         listening=listening,

@@ -19,7 +19,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -196,13 +196,13 @@ class GuestConnection(http.client.HTTPSConnection):
         finally:
             timer.cancel()
 
-    def get(self, path: str, limit: int) -> tuple[int, bytes]:
-        """Status and body of the response to GET ``path``, within the deadline.
+    def get(self, path: str, limit: int, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        """Status and body of the response to GET ``path`` with more ``headers``, within the deadline.
 
         ``EvidenceError`` if it has more than ``limit`` bytes; one of another status than 200 may have fewer.
         """
         with self.cut_at_deadline():
-            self.request("GET", path, headers={"Accept": "application/json"})
+            self.request("GET", path, headers={"Accept": "application/json", **(headers or {})})
             response = self.getresponse()
             limit = limit if response.status == 200 else min(limit, MAX_ERROR)
             body = bytearray()

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -78,6 +78,8 @@ class Guests:
         if len({guest.url for guest in self.all}) < len(self.all):
             raise UsageError("the address of a guest is given twice, expected each once")
         self._turns = itertools.count(1)
+        self.present: Callable[[Asked, Judged], Asked] = _as_it_is
+        """What is added to a request once it is known which judged guest gets it."""
 
     @classmethod
     def at(cls, urls: Iterable[str], check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE) -> Guests:
@@ -179,7 +181,8 @@ class Guests:
             opened = False
 
         try:
-            answer = await guest.way.send(asked, Judged(guest.gate.upstream, decision))
+            judged = Judged(guest.gate.upstream, decision)
+            answer = await guest.way.send(self.present(asked, judged), judged)
         except BaseException:
             close()
             raise
@@ -213,6 +216,10 @@ class Guests:
                 if decision is None or not guest.well(decision):
                     guest.gate.renew()
         return min(opened, key=lambda one: (not one[0].well(one[1]), one[0].busy, one[0].turn))
+
+
+def _as_it_is(asked: Asked, _: Judged) -> Asked:
+    return asked
 
 
 async def _decided(guests: Sequence[Guest]) -> AsyncIterator[tuple[Guest, Decision]]:

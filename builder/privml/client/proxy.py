@@ -30,6 +30,7 @@ from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
 from privml.client.receipts import SHOWN, Receipts
+from privml.client.tokens import GuestTokens
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
 
@@ -64,6 +65,7 @@ def serve(
     check: Check,
     *,
     callers: Callers = ANYBODY_HERE,
+    tokens: GuestTokens | None = None,
     interval: float = INTERVAL,
     max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
@@ -75,9 +77,11 @@ def serve(
     stop the proxy: clients are answered by another one, or get 403 with the reasons, and the guest is verified again
     on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0 for a Unix
     socket), once it listens. With ``receipts``, whose `Receipts.watching` made ``check``, each answer of an engine
-    needs one.
+    needs one. ``tokens`` are shown to the guests that they are for.
     """
     guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
+    if tokens is not None:
+        guests.present = tokens.present
     if not isinstance(listen, Path):
         server(listen, guests, listening, callers, receipts).run()
         return

@@ -32,6 +32,17 @@ MAX_SWITCHES = 8
 """The most NVSwitches that one guest can have."""
 MAX_ALLOWED = 64
 """The most firmwares that a configuration allows."""
+PER_ADDRESS: Final = 32
+"""Default of `Config.per_address`."""
+MAX_PER_ADDRESS = 1024
+OPEN: Final = "open"
+OUTER: Final = "outer"
+TOKENS: Final = "tokens"
+Callers = Literal["open", "outer", "tokens"]
+"""Who may use the engine and the services: whoever connects, whoever a TLS terminator in front admits, or whoever has
+a token of the issuer.
+"""
+CALLERS: tuple[Callers, ...] = (OPEN, OUTER, TOKENS)
 _MAX_FILE = 64 * 1024
 _DRIVER = re.compile(r"\A[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}\Z")
 _VBIOS = re.compile(r"\A[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}\Z")
@@ -116,7 +127,10 @@ class Config:
 
     ``engine`` and ``models`` are both present or both absent. Without them the guest only attests.
     Model number n is in volume number n (`events.volumes`). ``network`` is empty for a guest with one card and DHCP.
-    ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them.
+    ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them. ``per_address`` is how many
+    handshakes, and how many attestation documents, one network address may have in progress; 0: no limit.
+    ``metrics``: counts at `/metrics`. ``issuer`` is the Ed25519 key that signs callers' tokens; None unless
+    ``callers`` is tokens.
     """
 
     sha256: str
@@ -131,6 +145,10 @@ class Config:
     services: tuple[Service, ...] = ()
     network: tuple[Card, ...] = ()
     gpu: Gpu | None = None
+    per_address: int = PER_ADDRESS
+    metrics: bool = False
+    callers: Callers = OPEN
+    issuer: bytes | None = None
 
 
 def read(path: Path) -> Config:
@@ -157,6 +175,11 @@ def decode(data: bytes) -> Config:
     agent = top.fields("agent")
     listen = agent.integer("listen", low=1024, high=65535)
     max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
+    per_address = (
+        agent.integer("per_address", low=0, high=MAX_PER_ADDRESS) if agent.has("per_address") else PER_ADDRESS
+    )
+    metrics = agent.has("metrics") and agent.boolean("metrics")
+    callers, issuer = _callers(agent)
     agent.end()
     engine = _engine(top.fields_or_null("engine"))
     models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS)))
@@ -175,7 +198,7 @@ def decode(data: bytes) -> Config:
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
     gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
     top.end()
-    return Config(
+    config = Config(
         sha256=hashlib.sha256(data).hexdigest(),
         name=name,
         variant=variant,
@@ -188,21 +211,28 @@ def decode(data: bytes) -> Config:
         services=services,
         network=network,
         gpu=gpu,
+        per_address=per_address,
+        metrics=metrics,
+        callers=callers,
+        issuer=issuer,
     )
+    if encode(config) != data:
+        raise EvidenceError("config: a field has its default value, expected it to be left out")
+    return config
 
 
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, ``gpu``, its ``allowed`` and ``switches``, and ``scratch`` of a service came later: files without
-    them are as they were.
+    ``network``, ``gpu``, its ``allowed`` and ``switches``, ``scratch`` of a service, and the fields of ``agent``
+    after the first two came later: files without them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
         "format": FORMAT,
         "name": config.name,
         "variant": config.variant,
-        "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
+        "agent": _agent(config),
         "engine": None if engine is None else {"name": engine.name, "argv": list(engine.argv)},
         "models": [
             {"name": model.name, "file": model.file, "verity": model.verity.to_dict()} for model in config.models
@@ -234,6 +264,28 @@ def encode(config: Config) -> bytes:
             **({"switches": gpu.switches} if gpu.switches else {}),
         }
     return canonical(fields)
+
+
+def _agent(config: Config) -> dict[str, object]:
+    fields: dict[str, object] = {"listen": config.listen, "max_concurrency": config.max_concurrency}
+    if config.per_address != PER_ADDRESS:
+        fields["per_address"] = config.per_address
+    if config.metrics:
+        fields["metrics"] = True
+    if config.callers != OPEN:
+        fields["callers"] = config.callers
+    if config.issuer is not None:
+        fields["issuer"] = config.issuer.hex()
+    return fields
+
+
+def _callers(agent: Fields) -> tuple[Callers, bytes | None]:
+    named = agent.text("callers", one_of=CALLERS) if agent.has("callers") else OPEN
+    callers: Callers = next(each for each in CALLERS if each == named)
+    issuer = agent.hexadecimal("issuer", 32) if agent.has("issuer") else None
+    if (callers == TOKENS) != (issuer is not None):
+        raise EvidenceError(f"config.agent.issuer: expected a key if, and only if, callers is `{TOKENS}`")
+    return callers, issuer
 
 
 def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:

@@ -42,6 +42,10 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         ),
         network=content.cards,
         gpu=_gpu(recipe),
+        per_address=content.agent.per_address,
+        metrics=content.agent.metrics,
+        callers=content.agent.callers,
+        issuer=None if content.agent.issuer is None else bytes.fromhex(content.agent.issuer),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from privml.base.sizes import size_text
 from privml.base.strictjson import canonical
 from privml.engines.registry import ENGINES
+from privml.recipe.models import Agent
 from privml.recipe.section import MEMORY_UNITS
 
 NONE = "none"
@@ -25,8 +26,10 @@ def fields_of(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _with_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the defaults of its engine's options, and devices as a recipe spells them."""
+    """The content with the defaults of agent and engine's options, and devices as a recipe spells them."""
     found = dict(content)
+    if isinstance(agent := found.get("agent"), dict):
+        found["agent"] = {**Agent.late(), **agent}
     inference = found.get("inference")
     if isinstance(inference, dict) and isinstance(engine := inference.get("engine"), dict):
         record = ENGINES.get(str(engine.get("name")))

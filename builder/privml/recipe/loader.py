@@ -24,7 +24,7 @@ from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.gceplatform import KIND, GcePlatformFile
 from privml.recipe.hardware import Device
-from privml.recipe.models import Content
+from privml.recipe.models import Agent, Content
 from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
 from privml.recipe.platform import MOST, PlatformFile
 from privml.recipe.validation import mark_of, validate
@@ -188,11 +188,13 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
         for name, service in effective["services"].items()
     }
+    added = Agent.late()
+    agent = {key: value for key, value in effective["agent"].items() if key not in added or value != added[key]}
     late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "root", "sysctl")
     found = {key: value for key, value in effective.items() if value or key not in late}
     if found["boot"] == DIRECT:
         del found["boot"]
-    return found | {"kernel": kernel, "services": services}
+    return found | {"agent": agent, "kernel": kernel, "services": services}
 
 
 def _without_unused_fabric(gpu: dict[str, Any]) -> None:

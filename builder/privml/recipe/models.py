@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from privml.events import configuration
 from privml.events import network as cards_of
 from privml.events import services as own
 from privml.events.boots import DIRECT, DISK, Boot
@@ -171,6 +172,54 @@ class Agent(Section):
     max_concurrency: Annotated[
         int, about("Maximum number of concurrent answers; further callers get status 429.", 64, CONFIG, ge=1, le=1024)
     ]
+    per_address: Annotated[
+        int,
+        about(
+            "How many handshakes, and how many attestation documents, one network address (IPv6: a /64) may have in "
+            "progress; 0 for no limit, for a guest that sees only the address of a balancer or terminator.",
+            64,
+            CONFIG,
+            ge=0,
+            le=configuration.MAX_PER_ADDRESS,
+        ),
+    ] = configuration.PER_ADDRESS
+    metrics: Annotated[
+        bool,
+        about(
+            "Whether anyone may read counts of connections and requests at /metrics, as of the last whole minute.",
+            True,
+            CONFIG,
+        ),
+    ] = False
+    callers: Annotated[
+        configuration.Callers,
+        about(
+            "Who may use engine and services: `open`, whoever connects; `outer`, whoever the TLS terminator in front "
+            "lets in, by sealed requests only; `tokens`, whoever has a token of the issuer.",
+            configuration.TOKENS,
+            CONFIG,
+        ),
+    ] = configuration.OPEN
+    issuer: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None,
+        given("a public key; leave it out unless `callers` is `tokens`"),
+        about(
+            "The Ed25519 public key that signs callers' tokens.",
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+            CONFIG,
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _with_an_issuer(self) -> Agent:
+        if (self.callers == configuration.TOKENS) != (self.issuer is not None):
+            raise ValueError(f"expected `issuer` with `callers: {configuration.TOKENS}`, and only then")
+        return self
+
+    @classmethod
+    def late(cls) -> dict[str, object]:
+        """The defaults of the fields that were added to schema 2 later."""
+        return {name: field.default for name, field in cls.model_fields.items() if not field.is_required()}
 
 
 class Content(Section):

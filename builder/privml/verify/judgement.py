@@ -30,6 +30,11 @@ class AttestedKeys:
         return self._keys.find(use, alg) if (use, alg) in KEY_SIZES else None
 
     @property
+    def section_sha256(self) -> bytes:
+        """SHA-256 (32 bytes) of the keys section: the name of this boot of this guest."""
+        return self._keys.sha256
+
+    @property
     def tls_spki_sha256(self) -> bytes:
         """SHA-256 (32 bytes) of the public key that the guest's TLS connections must have."""
         key = self.find(*TLS_KEY)

@@ -1,0 +1,186 @@
+"""Which connections are served, so that no caller and no flood keeps the others out.
+
+There is room for a fixed number of connections. Requests to the engine and the services can occupy only a part of it
+(`routes`); the rest is a reserve for attestation, health and stages. When all room is taken, a new connection
+takes the place of one that waits for its next request, the longest first, or else of one whose handshake has taken
+a second. One address may have only so many handshakes, and so many attestation documents, in progress.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+RESERVE = 1024
+"""Connections besides those of requests to the engine and the services."""
+YOUNG = 1.0
+"""Seconds for which a handshake cannot lose its place to another connection."""
+_IPV6_NETWORK = 64
+
+Refusal = Literal["address", "full"]
+State = Literal["handshake", "idle", "busy"]
+
+
+def shared(concurrency: int) -> int:
+    """How many requests to the engine and the services may be open at a time: being read, answered or refused."""
+    return concurrency + 16
+
+
+def group(address: str) -> str:
+    """What limits per address apply to: an IPv4 address, or the /64 of an IPv6 address."""
+    plain = address.partition("%")[0]
+    try:
+        found = ipaddress.ip_address(plain)
+    except ValueError:
+        return plain
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, _IPV6_NETWORK), strict=False))
+
+
+class PerAddress:
+    """At most ``limit`` of something at a time for each address; 0: no limit. Thread-safe.
+
+    The empty address, of what no connection carries by itself, has no limit.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+
+    def enter(self, address: str) -> bool:
+        """Take one; False if the address has as many as it may."""
+        if not self._limit or not address:
+            return True
+        with self._lock:
+            if self._held[address] >= self._limit:
+                return False
+            self._held[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Give one back."""
+        if not self._limit or not address:
+            return
+        with self._lock:
+            self._held[address] -= 1
+            if not self._held[address]:
+                del self._held[address]  # nothing of an address stays
+
+
+class Slot:
+    """The place of one connection. ``cut`` ends the connection, from another thread."""
+
+    def __init__(self, room: Admission, address: str, cut: Callable[[], None], since: float) -> None:
+        self._room = room
+        self.address = address
+        self.cut = cut
+        self.state: State = "handshake"
+        self.since = since
+
+    def idle(self) -> None:
+        """The connection waits for its next request: it may lose its place."""
+        self._room.change(self, "idle")
+
+    def busy(self) -> None:
+        """The connection has a request: it keeps its place."""
+        self._room.change(self, "busy")
+
+    def leave(self) -> None:
+        """The connection has ended."""
+        self._room.leave(self)
+
+    @property
+    def closing(self) -> bool:
+        """True when the connection's current request is its last."""
+        return self._room.closing
+
+
+class Admission:
+    """The room for connections: ``shared`` for requests to engine and services, and the reserve. Thread-safe.
+
+    ``closing`` is True once `settle` was called.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        per_address: int,
+        *,
+        reserve: int = RESERVE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._room = shared(concurrency) + reserve
+        self._handshakes = PerAddress(per_address)
+        self._clock = clock
+        self._changed = threading.Condition()
+        # In the order in which they came into their state.
+        self._slots: dict[State, dict[Slot, None]] = {"handshake": {}, "idle": {}, "busy": {}}
+        self.closing = False
+
+    def admit(self, address: str, cut: Callable[[], None]) -> Slot | Refusal:
+        """A place for a new connection, or why there is none. ``cut`` must not block."""
+        key = group(address)
+        if not self._handshakes.enter(key):
+            return "address"
+        with self._changed:
+            victim = None
+            if sum(map(len, self._slots.values())) >= self._room:
+                victim = self._loser()
+                if victim is None:
+                    self._handshakes.leave(key)
+                    return "full"
+                self._remove(victim)
+            slot = Slot(self, key, cut, self._clock())
+            self._slots["handshake"][slot] = None
+        if victim is not None:
+            victim.cut()
+        return slot
+
+    def change(self, slot: Slot, state: State) -> None:
+        """Move ``slot`` to another state, unless it has lost its place."""
+        with self._changed:
+            if slot in self._slots[slot.state]:
+                self._remove(slot)
+                slot.state = state
+                self._slots[state][slot] = None
+                self._changed.notify_all()
+
+    def leave(self, slot: Slot) -> None:
+        """Free the place of ``slot``, if it still has one."""
+        with self._changed:
+            if slot in self._slots[slot.state]:
+                self._remove(slot)
+                self._changed.notify_all()
+
+    def settle(self, seconds: float) -> bool:
+        """End the connections that wait for a request; True once none has one, False after ``seconds``.
+
+        New ones are still admitted, for one request each.
+        """
+        with self._changed:
+            self.closing = True
+            waiting = list(self._slots["idle"])
+        for slot in waiting:
+            slot.cut()
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._slots["busy"], seconds)
+
+    def _remove(self, slot: Slot) -> None:
+        del self._slots[slot.state][slot]
+        if slot.state == "handshake":
+            self._handshakes.leave(slot.address)
+
+    def _loser(self) -> Slot | None:
+        for slot in self._slots["idle"]:
+            return slot
+        for slot in self._slots["handshake"]:
+            return slot if self._clock() - slot.since >= YOUNG else None
+        return None
