@@ -90,7 +90,7 @@ class Host:
         self.programs = {"--version": "QEMU emulator version 10.1.2 (Ubuntu 1:10.1.2)\n", "-object": "tdx-guest\n"}
         self.dialled: list[object] = []
         self.asked: list[str] = []
-        self.quote = self.pccs = ""
+        self.quote = self.pccs = self.collateral = ""
         for name, text in FILES.items():
             self.write(name, text)
         (root / "usr/bin/qemu-system-x86_64").chmod(0o755)
@@ -139,15 +139,15 @@ class Host:
 
     def get(self, url: str) -> str:
         self.asked.append(url)
-        return self.pccs
+        return self.collateral if "/tcb?" in url else self.pccs
 
-    def facts(self, *, gpus: bool = True) -> TdxFacts:
+    def facts(self, *, gpus: bool = True, fmspc: str = "") -> TdxFacts:
         known = load_platform("qemu-11-q35", shipped())
         fits = known.model_copy(update={"name": "mine"})
         binary = hashlib.sha256(QEMU).hexdigest()
         fits = fits.model_copy(update={"vmm": known.vmm.model_copy(update={"binary": binary})})
         outside = Outside(lambda: self.log, self.program, self.dial, self.get)
-        return look([known, fits], gpus=gpus, root=self.root, outside=outside)
+        return look([known, fits], gpus=gpus, fmspc=fmspc, root=self.root, outside=outside)
 
     def line(self, name: str) -> Line:
         (found,) = [line for line in ladder(self.facts()) if line.name == name]
@@ -169,8 +169,8 @@ def test_a_host_that_is_ready_has_no_failing_rung(host: Host) -> None:
     assert [str(line) for line in lines if line.status == "fail"] == []
     assert [line.name for line in lines] == [
         "cpu", "tme", "key-ids", "kvm-tdx", "tdx-module", "qemu", "platform", "sgx", "quote-service", "pccs",
-        "registration", f"gpu {GPU} mode", f"gpu {GPU} driver", f"gpu {GPU} iommu", f"gpu {GPU} vbios",
-        "gpu-image-driver", "gpu-dma", "gpu-ppcie",
+        "pccs-collateral", "registration", f"gpu {GPU} mode", f"gpu {GPU} driver", f"gpu {GPU} iommu",
+        f"gpu {GPU} vbios", "gpu-image-driver", "gpu-dma", "gpu-ppcie",
     ]  # fmt: skip
     assert tree(host.root) == before, "looking changed something"
     assert host.dialled[0] == (1, 4050)
@@ -432,13 +432,13 @@ def test_every_fact_of_a_host_is_read_from_its_tree(host: Host, tmp_path: Path) 
     empty = look([], gpus=False, root=tmp_path / "none", outside=outside)
     whole = host.facts()
     same = {field.name for field in fields(TdxFacts) if getattr(empty, field.name) == getattr(whole, field.name)}
-    assert same == {"pccs_problem", "switches"}
+    assert same == {"pccs_problem", "collateral_problem", "switches"}
 
 
 def test_the_verb_ends_in_exit_5_and_names_the_lowest_rung(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = host.facts()
     monkeypatch.setattr(
-        verb, "tdx_look", lambda platforms, *, gpus: replace(facts, gpus=facts.gpus if gpus else None)
+        verb, "tdx_look", lambda platforms, *, gpus, fmspc: replace(facts, gpus=facts.gpus if gpus else None)
     )
     done = CliRunner().invoke(verb.doctor, ["--tdx", "--gpu"])
     assert (done.exit_code, "ok   cpu: Emerald Rapids" in done.stdout) == (0, True)
@@ -482,3 +482,26 @@ def test_reference_values_are_found_by_vbios() -> None:
     assert referencevalues.of_vbios("G520.0200.885") is None
     assert referencevalues.of_vbios("") is None
     assert all(re.fullmatch(r"[0-9A-F]{10}", one) for one in referencevalues._BOARD_OF)
+
+
+def test_the_pccs_is_asked_for_the_collateral_of_the_named_platform(host: Host) -> None:
+    def line(fmspc: str) -> Line:
+        (found,) = [one for one in ladder(host.facts(fmspc=fmspc)) if one.name == "pccs-collateral"]
+        return found
+
+    assert (line("").status, "give it by --fmspc" in line("").remedy) == ("warn", True)
+    assert line("90C06F000000") == Line("ok", "pccs-collateral", "it has the TCB levels of this platform")
+    assert host.asked[-1] == "https://localhost:8081/tdx/certification/v4/tcb?fmspc=90C06F000000"
+    host.collateral = "status 404"
+    assert (line("90C06F000000").status, "status 404" in line("90C06F000000").found) == ("fail", True)
+    host.write("etc/sgx_default_qcnl.conf", '{"pccs_url": "https://pccs.invalid/v4/", "use_secure_cert": false}')
+    assert "its address has no `/sgx/certification/`" in line("90C06F000000").found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--fmspc", "90C06F000000"), "--fmspc needs --tdx"), (("--tdx", "--fmspc", "x&y"), "expected 12 hex digits")],
+)
+def test_a_wrong_fmspc_is_refused(words: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(verb.doctor, words)
+    assert isinstance(done.exception, UsageError) and said in done.exception.message

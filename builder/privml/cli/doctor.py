@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,12 +18,17 @@ from privml.lock.locate import recipe_locks, tools_lock_path
 from privml.recipe.loader import qemus_in, recipes_in, shipped
 from privml.recipe.names import name_of
 
+_FMSPC = re.compile(r"[0-9A-Fa-f]{12}")
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--tdx", is_flag=True, help="Report what this machine needs to run TDs, instead.")
 @click.option("--gpu", is_flag=True, help="With --tdx: also what its NVIDIA GPUs need.")
-def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
+@click.option(
+    "--fmspc", metavar="HEX", help="With --tdx: the kind of this platform, for whose collateral the PCCS is asked."
+)
+def doctor(*, as_json: bool, tdx: bool, gpu: bool, fmspc: str | None) -> None:
     """Report what this machine can do: one line for each check, with how to fix what fails, and a summary.
 
     With --tdx: what running a TD needs, from the CPU to the registration of the platform, in the order in which one
@@ -35,12 +41,15 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     Examples:
       privml-build doctor
       privml-build doctor --tdx --gpu
+      privml-build doctor --tdx --fmspc 90C06F000000
     """
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
     if gpu and not tdx:
         raise UsageError("--gpu needs --tdx")
+    if fmspc is not None and not tdx:
+        raise UsageError("--fmspc needs --tdx")
     if tdx:
-        _ladder(folder, gpu=gpu, as_json=as_json)
+        _ladder(folder, gpu=gpu, fmspc=fmspc, as_json=as_json)
         return
     facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), qemus_in(folder))
     lines = judge(facts)
@@ -58,9 +67,10 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     show(f"next: `privml-build image {name}`", err=True)
 
 
-def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
-    platforms = qemus_in(folder)
-    lines = ladder(tdx_look(platforms, gpus=gpu))
+def _ladder(folder: Path, *, gpu: bool, fmspc: str | None, as_json: bool) -> None:
+    if fmspc is not None and not _FMSPC.fullmatch(fmspc):
+        raise UsageError(f"--fmspc {fmspc[:40]}: expected 12 hex digits, as `verify` prints them")
+    lines = ladder(tdx_look(qemus_in(folder), gpus=gpu, fmspc=fmspc or ""))
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
         print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})

@@ -58,8 +58,8 @@ class GpuFact:
 class TdxFacts:
     """Facts about a TDX host. ``log`` is None if the kernel's log may not be read.
 
-    ``..._problem`` are empty if there is none; ``gpus`` is None if they were not asked for. ``switches`` says of each
-    NVSwitch whether protected PCIe is on, as `GpuFact` does.
+    ``..._problem`` are empty if there is none, and None if nobody asked; ``gpus`` is None if they were not asked
+    for. ``switches`` says of each NVSwitch whether protected PCIe is on, as `GpuFact` does.
     """
 
     vendor: str
@@ -76,6 +76,7 @@ class TdxFacts:
     quote_problem: str
     pccs: str
     pccs_problem: str
+    collateral_problem: str | None
     registration: str
     gpus: tuple[GpuFact, ...] | None
     iommufd: bool
@@ -203,6 +204,7 @@ def _quotes(facts: TdxFacts) -> Iterator[Line]:
         yield Line("fail", "pccs", f"{facts.pccs}: {facts.pccs_problem}", remedy)
     else:
         yield Line("ok", "pccs", f"{facts.pccs} answers")
+        yield _collateral(facts.collateral_problem)
     if facts.registration == "passed":
         yield Line(
             "ok", "registration", "the registration agent says that it passed; only a quote that verifies shows it"
@@ -210,6 +212,18 @@ def _quotes(facts: TdxFacts) -> Iterator[Line]:
     else:
         remedy = "run mpa_registration_tool, or in the BIOS: SGX Auto MP Registration"
         yield Line("warn", "registration", facts.registration or "the registration agent left no log", remedy)
+
+
+def _collateral(problem: str | None) -> Line:
+    """Whether the PCCS has collateral of this platform, which only its FMSPC names."""
+    name = "pccs-collateral"
+    if problem is None:
+        ask = "`verify` of a guest and `collateral fetch QUOTE` print it: give it by --fmspc"
+        return Line("warn", name, "not asked for, because nothing here says the FMSPC of this platform", ask)
+    if problem:
+        remedy = "it has no subscription key for Intel's service, or no way there: see its log, then ask it again"
+        return Line("fail", name, f"no TCB levels of this platform: {problem}", remedy)
+    return Line("ok", name, "it has the TCB levels of this platform")
 
 
 def _gpus(facts: TdxFacts, gpus: tuple[GpuFact, ...]) -> Iterator[Line]:

@@ -33,6 +33,7 @@ _ASLEEP, _REFUSED = 0xFFFFFFFF, 0xBADF
 _QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 _LOCAL_CID = 1  # VMADDR_CID_LOCAL: this machine, as seen from itself
 _MAX = 4 << 20
+_OF_SGX, _OF_TDX = "/sgx/certification/", "/tdx/certification/"
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,17 @@ LIVE = Outside(_kernel_log, program, _dial, _get)
 
 
 def look(
-    platforms: Iterable[PlatformFile], *, gpus: bool, root: Path = Path("/"), outside: Outside = LIVE
+    platforms: Iterable[PlatformFile],
+    *,
+    gpus: bool,
+    fmspc: str = "",
+    root: Path = Path("/"),
+    outside: Outside = LIVE,
 ) -> TdxFacts:
-    """The facts of this machine, with its files below ``root``; ``gpus``: also those of its GPUs."""
+    """The facts of this machine, with its files below ``root``; ``gpus``: also those of its GPUs.
+
+    ``fmspc`` is the kind of its platform, for whose collateral the PCCS is asked; nothing on a host says it.
+    """
     cpu = _cpu(_text(root / "proc/cpuinfo"))
     quote: tuple[int, int] | str = _quote_service(root)
     settings = _uncommented(_text(root / "etc/sgx_default_qcnl.conf"))
@@ -105,7 +114,8 @@ def look(
         quote=quote if isinstance(quote, str) else f"vsock:2:{quote[1]}",
         quote_problem=outside.dial(quote),
         pccs=url,
-        pccs_problem=_pccs_problem(url, settings, outside) if url else "",
+        pccs_problem=_pccs_problem(f"{url.rstrip('/')}/rootcacrl", settings, outside) if url else "",
+        collateral_problem=_collateral_problem(url, fmspc, settings, outside) if url and fmspc else None,
         registration=_registration(_text(root / "var/log/mpa_registration.log")),
         gpus=tuple(_gpu(one, root) for one in nvidia if _class(one) in _DISPLAY) if gpus else None,
         iommufd=(root / "dev/iommu").exists(),
@@ -154,9 +164,17 @@ def _pccs(settings: str) -> str:
 
 def _pccs_problem(url: str, settings: str, outside: Outside) -> str:
     """Why the PCCS does not answer. A certificate of its own is no problem where the configuration allows it."""
-    problem = outside.get(f"{url.rstrip('/')}/rootcacrl")
+    problem = outside.get(url)
     allowed = re.search(r'"use_secure_cert"\s*:\s*false', settings, re.IGNORECASE) is not None
     return "" if allowed and "certificate" in problem.lower() else problem
+
+
+def _collateral_problem(url: str, fmspc: str, settings: str, outside: Outside) -> str:
+    """Why the PCCS does not give the TCB levels of a platform; empty if it does."""
+    of_tdx = url.rstrip("/").replace(_OF_SGX, _OF_TDX)
+    if of_tdx == url.rstrip("/"):
+        return f"its address has no `{_OF_SGX}`"
+    return _pccs_problem(f"{of_tdx}/tcb?fmspc={fmspc}", settings, outside)
 
 
 def _registration(log: str) -> str:
