@@ -17,6 +17,7 @@ from agent_guest import Guest, a_config, guest
 
 import privml.agent
 from privml.agent import console
+from privml.agent.enginestart import EngineStart
 from privml.agent.progress import Progress
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
@@ -149,10 +150,9 @@ def test_nothing_that_an_engine_sends_is_in_an_error(raw: tuple[Guest, RawEngine
     """An engine that was restarted has seen prompts."""
     made, engine = raw
     engine.answer = ANSWERS[what]
-    boot = made.boot(engine=engine)
-    boot._config, boot._record = made.config, engine_named("llama-server")
+    start = EngineStart(engine, engine_named("llama-server"), made.layout, ["tiny"], wait=5.0)
     with pytest.raises(PrivmlError) as caught:
-        boot._start_engine()
+        start.start()
     assert CANARY not in str(caught.value)
 
 

@@ -26,6 +26,7 @@ from privml.agent.metrics import CLASSES, REQUESTS, Metrics, class_of
 from privml.agent.pace import Pace
 from privml.engines.registry import engine_named
 from privml.events.configuration import Config
+from privml.events.stagetable import Row, StageTable
 
 ATTESTATION = "/.well-known/privml-attestation"
 CHAT = "/v1/chat/completions"
@@ -212,9 +213,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         layout.run.mkdir(parents=True)
         layout.engine.mkdir()
         identity.create(layout)
-        layout.stages.write_text(
-            '{"format":"privml-stages/v1","ready":true,"stages":[{"detail":"","name":"platform"}]}'
-        )
+        layout.stages.write_bytes(StageTable(ready=True, rows=(Row("platform", "ok"),)).encode())
         started.append(Running(a_config(**changes), layout))
         return started[-1]
 

@@ -317,7 +317,7 @@ def test_a_client_that_leaves_before_the_answer_ends_the_request(world: World) -
     async def work() -> None:
         a.send = hangs  # type: ignore[method-assign]
         scope = {"type": "http", "method": "POST", "raw_path": b"/v1/x", "query_string": b"", "headers": []}
-        await proxy._Forwarding(guests)(scope, receive, send)
+        await proxy._Forwarding(guests, None)(scope, receive, send)
 
     run(work())
     assert (ended, messages, guests.all[0].busy) == (["/v1/x"], [], 0)
