@@ -17,6 +17,7 @@ from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
 from privml.cli.trusted import TrustWords
 from privml.client import attested, subject
+from privml.client.page import verdict_page
 from privml.client.subject import Subject
 from privml.evidence.bundle import is_bundle
 from privml.evidence.sections import FORMAT as ATTESTATION
@@ -43,6 +44,13 @@ from privml.verify.verdict import Outcome
     type=click.Path(path_type=Path),
     help="Write a bundle to this file: document, nonce, key, time and collateral, for another person to judge.",
 )
+@click.option(
+    "--html",
+    "html_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the verdict to this file, as a page that prints on one sheet of A4.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @conformance_options
 @click.pass_context
@@ -64,6 +72,7 @@ def verify(
     spki: str | None,
     at: str | None,
     save: Path | None,
+    html_file: Path | None,
     as_json: bool,
 ) -> None:
     """Request the attestation of the guest at URL and check it against an image that you built, or that others did.
@@ -82,6 +91,8 @@ def verify(
         --trust root.json demo-cpu@2026.11.1 --index https://SERVER/measurements
       privml-build verify https://HOST:8443 \\
         --trust root.json demo-cpu --log-policy policy.txt
+      privml-build verify https://HOST:8443 --expect out/demo-cpu \\
+        --html verdict.html
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
@@ -97,8 +108,9 @@ def verify(
         raise UsageError("--at is for a file; a guest is judged now")
     if not remote and not Path(source).is_file():
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
-    if save is not None and not save.parent.is_dir():
-        raise UsageError(f"--save {save}: there is no directory {save.parent}")
+    for option, file in (("--save", save), ("--html", html_file)):
+        if file is not None and not file.parent.is_dir():
+            raise UsageError(f"{option} {file}: there is no directory {file.parent}")
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
@@ -108,6 +120,8 @@ def verify(
     except UntrustedError as error:
         # Whatever time a file is judged at, the index must count now.
         verdict = unproven(*words.wanted, error)
+        if html_file is not None:
+            write_atomic(html_file, verdict_page(verdict, None, f"As of {time_text(now)}").encode())
         if as_json:
             print_json({**verdict.to_dict(), "nonce_of": None, "judged_at": now})
         else:
@@ -136,10 +150,14 @@ def verify(
     if save is not None and made is not None:
         write_atomic(save, made.encode())
         show(f"nonce {made.nonce.hex()}, spki {made.tls_spki_sha256.hex()}: {save}", err=True)
+    about = "" if remote else found.about(judged_at, now)
+    if html_file is not None:
+        when = f"{source}, as of {time_text(judged_at)}" if remote else f"{source}{about.removesuffix(' (now)')}"
+        write_atomic(html_file, verdict_page(verdict, judgement, when).encode())
     if as_json:
         print_json({**verdict.to_dict(), "nonce_of": found.nonce_of, "judged_at": judged_at})
     else:
-        show_text(render(verdict, "" if remote else found.about(judged_at, now)))
+        show_text(render(verdict, about))
     missing = [] if found.bundle is not None else [option for option, value in given.items() if value is None]
     if not remote and missing and not as_json:
         said = f"give {' and '.join(missing)}, which the document was fetched with; a bundle of `--save` holds both"

@@ -83,6 +83,16 @@ class Stages:
         """From the agent's start to the end of the last stage that has ended."""
         return max((row.ended_ms or 0 for row in self.rows), default=0) / 1000
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its form in `status --json`."""
+        parked = self.parked
+        return {
+            "ready": self.ready,
+            "parked": None if parked is None else parked.name,
+            "seconds": self.seconds,
+            "stages": [row.to_dict() for row in self.rows],
+        }
+
 
 def decode(data: bytes) -> Stages:
     """Read a table; ``EvidenceError`` for anything that is not one."""

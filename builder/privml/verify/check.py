@@ -119,7 +119,7 @@ def verify(
         models=expected.models,
         learnt=_learnt(launch),
     )
-    return Judgement(verdict, facts)
+    return Judgement(verdict, facts, launch, _expected_values(case), case.agent_events or ())
 
 
 def _learnt(launch: MeasuredLaunch | None) -> tuple[str, ...]:
@@ -297,6 +297,17 @@ def _equal(facts: Facts, launch: MeasuredLaunch | None) -> int:
     if launch is None:
         return -1
     return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
+
+
+def _expected_values(case: Case) -> dict[str, tuple[bytes, ...]]:
+    """The accepted values of each register that is compared."""
+    launch, found = case.launch, {}
+    for register in () if launch is None else REGISTERS[launch.tee]:
+        if launch is None or (register == LAYOUTS[launch.tee].runtime and case.agent_events is None):
+            continue
+        if (values := _accepted(case, launch, register)) is not None:
+            found[register] = values
+    return found
 
 
 def _outcome(case: Case) -> Outcome:

@@ -5,10 +5,13 @@ Sending a prompt requires `AttestedKeys`, so nothing can be sent to a guest that
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 
+from privml.events.agent import AgentEvent
 from privml.evidence.facts import Facts
 from privml.evidence.sections import KEY_SIZES, TLS_KEY, Keys
+from privml.statement.launch import MeasuredLaunch
 from privml.verify.verdict import Outcome, Verdict
 
 _JUDGED = object()
@@ -39,10 +42,17 @@ class AttestedKeys:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Result of `verify.check.verify`: the verdict, and the facts it is based on."""
+    """Result of `verify.check.verify`: the verdict, the facts it is based on, and what they were compared with.
+
+    ``launch`` is the predicted one, None if there is none for this TEE. ``accepted`` has the accepted values of its
+    registers, and ``agent_events`` the expected ones, both for the policy's purpose.
+    """
 
     verdict: Verdict
     facts: Facts
+    launch: MeasuredLaunch | None = None
+    accepted: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    agent_events: tuple[AgentEvent, ...] = ()
 
     @property
     def keys(self) -> AttestedKeys | None:
