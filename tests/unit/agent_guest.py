@@ -136,6 +136,9 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.completion_status = 200
+        # Its answer to a chat, and the events of one that streams.
+        self.chat = b'{"choices":[]}'
+        self.events: tuple[bytes, ...] = (b"data: one\n\n", b"data: two\n\n")
         # Its answers to the boot, which asks it to count on.
         self.counts: Iterator[bytes] = itertools.repeat(COUNTED)
         self.health = ("/health", 200)
@@ -162,7 +165,7 @@ class FakeEngine:
                     self._answer(engine.completion_status, text)
                 else:
                     engine.hold.wait(10)
-                    self._answer(200, b'{"choices":[]}')
+                    self._answer(200, engine.chat)
 
             def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
@@ -179,7 +182,7 @@ class FakeEngine:
                 self.send_header("content-type", "text/event-stream")
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                for text in (b"data: one\n\n", b"data: two\n\n"):
+                for text in engine.events:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
                     self.wfile.flush()
                     engine.hold.wait(10)

@@ -5,23 +5,25 @@ The prediction is made here from what the agent was given, not from what it answ
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import attestation_samples as samples
+import openai_answers
 import pytest
+from agent_gate import gate, url
 from agent_guest import Guest, guest, prediction
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
 from privml.client import attested
-from privml.client.gate import Gate
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
 from privml.verify.anchor import Built, Expected
-from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome, Verdict
 
@@ -33,10 +35,6 @@ def served() -> Iterator[Guest]:
         assert made.boot().run(), made.said
         made.connect().close()  # waits for the server
         yield made
-
-
-def url(made: Guest) -> str:
-    return f"https://127.0.0.1:{made.config.listen}"
 
 
 def judge(made: Guest, predicate: Predicate, policy: Policy = samples.SIMULATED) -> Verdict:
@@ -66,21 +64,36 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
 
 
 def test_the_proxy_reaches_its_engine(served: Guest) -> None:
-    predicate = prediction(served)
-
-    def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
-        return attested.judge(
-            document,
-            Expected(predicate, Built("out")),
-            samples.SIMULATED,
-            now=int(time.time()),
-            nonce=nonce,
-            tls_spki_sha256=key,
-        )
-
-    with proxied(Gate(url(served), check)) as port:
+    with proxied(gate(served)) as port:
         assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
+
+
+def test_an_unmodified_openai_client_asks_and_streams_in_both_of_its_forms(served: Guest) -> None:
+    openai = pytest.importorskip("openai")
+    served.engine.chat, served.engine.events = openai_answers.WHOLE, openai_answers.EVENTS
+    chat: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "The capital of France?"}]}
+    streamed = {**chat, "stream": True, "stream_options": {"include_usage": True}}
+
+    def said(chunks: list[Any]) -> str:
+        assert chunks[-1].usage.total_tokens == openai_answers.USAGE["total_tokens"]
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    async def ask_async(base_url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            whole = await client.chat.completions.create(**chat)
+            assert whole.choices[0].message.content == openai_answers.SAID
+            stream = await client.chat.completions.create(**streamed)
+            assert said([chunk async for chunk in stream]) == openai_answers.SAID
+
+    with proxied(gate(served)) as port:
+        base_url = f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            assert client.chat.completions.create(**chat).choices[0].message.content == openai_answers.SAID
+            assert said(list(client.chat.completions.create(**streamed))) == openai_answers.SAID
+            with pytest.raises(openai.BadRequestError, match="`service_tier` is not supported"):
+                client.chat.completions.create(**chat, service_tier="flex")
+        asyncio.run(ask_async(base_url))
 
 
 def test_a_booting_guest_reports_its_stages() -> None:
