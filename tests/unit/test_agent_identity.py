@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import privml
 from privml.agent import identity
 from privml.agent.layout import Layout
-from privml.evidence.sections import TLS_KEY, Keys
+from privml.base.errors import HostError
+from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, TLS_KEY, Keys
 
 
 @pytest.fixture
@@ -26,14 +27,18 @@ def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
     assert not identity.is_there(layout)
     keys = identity.create(layout)
     assert identity.is_there(layout)
-    assert [(key.use, key.alg) for key in keys.keys] == [TLS_KEY]
+    assert [(key.use, key.alg) for key in keys.keys] == [CHANNEL_KEY, RECEIPT_KEY, TLS_KEY]
     assert Keys.decode(keys.encode()) == keys
     certificate = x509.load_pem_x509_certificate(layout.tls_certificate.read_bytes())
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert keys.find(*TLS_KEY) == hashlib.sha256(spki).digest()
+    assert keys.find(*CHANNEL_KEY) == identity.load_channel(layout).public_key().public_bytes_raw()
+    assert keys.find(*RECEIPT_KEY) == identity.load_receipt(layout).public_key().public_bytes_raw()
+    assert keys.find(*CHANNEL_KEY) != keys.find(*RECEIPT_KEY)
     made = sorted(path.relative_to(layout.run).as_posix() for path in layout.run.rglob("*") if path.is_file())
-    assert made == ["tls/certificate.pem", "tls/key.pem"]
-    assert layout.tls_key.stat().st_mode & 0o777 == 0o400
+    assert made == ["keys/certificate.pem", "keys/channel", "keys/receipt", "keys/tls.pem"]
+    for path in (layout.tls_key, layout.channel_key, layout.receipt_key):
+        assert path.stat().st_mode & 0o777 == 0o400
 
 
 def test_the_server_uses_the_key_in_the_section(layout: Layout) -> None:
@@ -44,9 +49,25 @@ def test_the_server_uses_the_key_in_the_section(layout: Layout) -> None:
         identity.load_tls(layout, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
+def test_a_signing_key_of_another_size_is_refused(layout: Layout) -> None:
+    identity.create(layout)
+    layout.receipt_key.chmod(0o600)
+    layout.receipt_key.write_bytes(b"k" * 31)
+    with pytest.raises(HostError, match="32 bytes"):
+        identity.load_receipt(layout)
+
+
 def test_no_other_module_of_the_guest_handles_a_private_key() -> None:
     root = Path(privml.__file__).parent
-    words = ("tls_key", "load_cert_chain", "generate_private_key", "private_bytes", "load_pem_private_key")
+    words = (
+        "tls_key",
+        "load_cert_chain",
+        "generate_private_key",
+        "private_bytes",
+        "load_pem_private_key",
+        "channel_key",
+        "receipt_key",
+    )
     found = {
         (path.relative_to(root).as_posix(), word)
         for room in ("agent", "engines", "events", "evidence")
@@ -55,4 +76,4 @@ def test_no_other_module_of_the_guest_handles_a_private_key() -> None:
         if word in path.read_text()
     }
     assert {path for path, _ in found} == {"agent/identity.py", "agent/layout.py"}
-    assert {word for path, word in found if path == "agent/layout.py"} == {"tls_key"}
+    assert {word for path, word in found if path == "agent/layout.py"} == {"tls_key", "channel_key", "receipt_key"}

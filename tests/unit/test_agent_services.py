@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from agent_guest import NO_MODEL, Guest, a_config, guest
 
-from privml.agent import server, service
+from privml.agent import routes, service
 from privml.agent.layout import Layout
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical
@@ -165,7 +165,7 @@ def served() -> Any:
         yield made
 
 
-@pytest.mark.parametrize("method", server.SERVICE_METHODS)
+@pytest.mark.parametrize("method", routes.SERVICE_METHODS)
 def test_a_request_reaches_the_service_without_the_prefix(served: Guest, method: str) -> None:
     body = b"" if method in ("GET", "HEAD") else b'{"a":1}'
     headers = {"Content-Type": "application/json", "Cookie": "a=b", "X-More": "1", "Authorization": "Bearer x"}
@@ -198,7 +198,7 @@ def test_other_requests_are_refused(served: Guest, method: str, path: str, statu
 
 
 def test_a_body_has_a_bound(served: Guest) -> None:
-    head = b"POST /x/metrics/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (server.SERVICE_BODY + 1)
+    head = b"POST /x/metrics/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (routes.SERVICE_BODY + 1)
     answer = served.raw(head)
     assert answer.startswith(b"HTTP/1.1 413 ")
 

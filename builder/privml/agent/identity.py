@@ -15,20 +15,28 @@ import hashlib
 import os
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from privml.agent.layout import Layout
-from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.base.errors import HostError
+from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, TLS_KEY, Key, Keys
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _FROM = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 def create(layout: Layout) -> Keys:
-    """Make this boot's keys and return the encoded keys section.
+    """Make this boot's keys and return the keys section.
 
-    The certificate is written last: the server starts once it exists.
+    The TLS certificate is written last: the server starts once it exists.
     """
-    return Keys((_create_tls(layout),))
+    layout.tls_key.parent.mkdir(mode=0o755, exist_ok=True)
+    channel = Key(*CHANNEL_KEY, _create_signing(layout.channel_key, layout.server_id))
+    receipt = Key(*RECEIPT_KEY, _create_signing(layout.receipt_key, layout.server_id))
+    return Keys((channel, receipt, _create_tls(layout)))
 
 
 def is_there(layout: Layout) -> bool:
@@ -39,6 +47,34 @@ def is_there(layout: Layout) -> bool:
 def load_tls(layout: Layout, context: ssl.SSLContext) -> None:
     """Load the TLS key and certificate into the server's ``context``."""
     context.load_cert_chain(layout.tls_certificate, layout.tls_key)
+
+
+def load_channel(layout: Layout) -> Ed25519PrivateKey:
+    """The key that signs the record of the sealed channel's keys."""
+    return _load_signing(layout.channel_key)
+
+
+def load_receipt(layout: Layout) -> Ed25519PrivateKey:
+    """The key that signs receipts."""
+    return _load_signing(layout.receipt_key)
+
+
+def _create_signing(path: Path, owner: int) -> bytes:
+    """Make an Ed25519 key: its public part (32 bytes)."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    _write(path, key.private_bytes_raw(), 0o400, owner)
+    return key.public_key().public_bytes_raw()
+
+
+def _load_signing(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    except ValueError as error:
+        raise HostError(f"{path}: not an Ed25519 key of 32 bytes") from error
 
 
 def _create_tls(layout: Layout) -> Key:
@@ -63,7 +99,6 @@ def _create_tls(layout: Layout) -> Key:
         .sign(key, hashes.SHA256())
     )
     spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    layout.tls_key.parent.mkdir(mode=0o755, exist_ok=True)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

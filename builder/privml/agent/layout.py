@@ -55,12 +55,22 @@ class Layout:
     @property
     def tls_key(self) -> Path:
         """PEM private key of this boot, mode 0400, owned by the server's user."""
-        return self.run / "tls" / "key.pem"
+        return self.run / "keys" / "tls.pem"
 
     @property
     def tls_certificate(self) -> Path:
         """PEM self-signed certificate of this boot."""
-        return self.run / "tls" / "certificate.pem"
+        return self.run / "keys" / "certificate.pem"
+
+    @property
+    def channel_key(self) -> Path:
+        """The Ed25519 key of this boot that signs the sealed channel's keys (32 bytes), like ``tls_key``."""
+        return self.run / "keys" / "channel"
+
+    @property
+    def receipt_key(self) -> Path:
+        """The Ed25519 key of this boot that signs receipts (32 bytes), like ``tls_key``."""
+        return self.run / "keys" / "receipt"
 
     def engine_socket(self, engine: Engine) -> Path:
         """The engine's socket. Only the users of engine and server may enter its directory."""
