@@ -636,7 +636,8 @@ def test_proxy_prints_what_its_clients_need(
     assert lines[1] == (
         f"  NO_PROXY={here} no_proxy={here} OPENAI_BASE_URL={address} OPENAI_API_KEY=none your-program"
     )
-    assert [line[:28] for line in lines[2:]] == (["warning: https_proxy is set,"] if proxied else [])
+    assert lines[2] == f"the guests and their verdicts, for a browser: {address.removesuffix('v1')}"
+    assert [line[:28] for line in lines[3:]] == (["warning: https_proxy is set,"] if proxied else [])
     assert "password" not in outcome.stderr
 
 

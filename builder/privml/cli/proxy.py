@@ -108,6 +108,9 @@ def proxy(
     proxy. The variables for the real address are printed at start.
 
     Every user and program of this machine can use the port; web pages cannot. --token and --socket restrict it.
+
+    A browser at http://127.0.0.1:8000/ shows the guests with their verdicts and measured events, and asks for the
+    token as password if there is one; /privml/guests and /privml/verdict are the same as JSON.
     """
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
@@ -143,6 +146,9 @@ def proxy(
             variables["OPENAI_API_KEY"] = f'"$(cat {shlex.quote(str(token_file))})"'
         show(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
         show(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
+        page = variables["OPENAI_BASE_URL"].removesuffix("v1")
+        password = "" if token_file is None else " (any user name, and the token as password)"
+        show(f"the guests and their verdicts, for a browser: {page}{password}", err=True)
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 

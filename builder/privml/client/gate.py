@@ -114,6 +114,10 @@ class Gate:
         with self._lock:
             return self._in_force()
 
+    def age(self, decision: Decision) -> float:
+        """Seconds since the verification of ``decision`` began."""
+        return self._clock() - decision.made
+
     def decide(self, *, fresh: bool = False, not_keys: AttestedKeys | None = None) -> Decision:
         """The decision in force. Verifies first if there is none that can be used, or ``fresh`` is requested.
 

@@ -29,6 +29,7 @@ from privml.client.connection import MAX_HEAD
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
+from privml.client.pages import Pages
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
 
@@ -156,6 +157,7 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE) -> ASGIApp:
         routes=[
             *(Route(f"{prefix}{{path:path}}", forwarding, methods=METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, guests), methods=["GET"]),
+            *Pages(guests).routes,
         ],
         lifespan=lifespan,
     )
