@@ -31,7 +31,7 @@ def render(verdict: Verdict, about: str = "") -> str:
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
     headline = f"{_headline(verdict)}{relaxations}"
     variant = f" ({verdict.variant})" if verdict.variant else ""
-    lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
+    lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{verdict.bound}{about}"]
     if verdict.learnt:
         names = ", ".join(register.upper() for register in verdict.learnt)
         lines.append(f"  learnt: {names}, copied from captures of machines; no rule predicts the value")
