@@ -143,18 +143,20 @@ def document(
     spki: bytes = SPKI,
     body: bytes | None = None,
     devices: Callable[[bytes], Sequence[DeviceEvidence]] = lambda nonce: (),
+    keys: Keys | None = None,
 ) -> Document:
     """A document whose quote really signs what it carries (4 vcpus, 4 GiB unless ``items`` says otherwise).
 
-    ``devices`` makes the evidence of GPUs and switches for the nonce that they are to sign.
+    ``devices`` makes the evidence of GPUs and switches for the nonce that they are to sign. ``keys`` are instead of
+    one TLS key.
     """
     items = extends(4 << 30) if items is None else items
     tree = merkle.build([nonce, bytes(32)])
-    keys = tls_keys(spki).encode()
-    evidence = tuple(devices(report_data.device_nonce(root=tree.root, keys=keys)))
+    section = (keys or tls_keys(spki)).encode()
+    evidence = tuple(devices(report_data.device_nonce(root=tree.root, keys=section)))
     parts = {
         "header": sections.Header(variant, "tdx").encode(),
-        "keys": keys,
+        "keys": section,
         "devices": listed(evidence).encode(),
         "eventlog": agent.encode_log(agent_events),
     }

@@ -16,6 +16,7 @@ from privml.client.pagestyle import STYLE
 from privml.client.stages import Stage, Stages
 from privml.events import origin
 from privml.events.registers import REGISTERS
+from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS
 from privml.verify.advice import ADVICE
 from privml.verify.anchor import Published
@@ -181,7 +182,7 @@ def _named(verdict: Verdict) -> str:
     variant = f" ({verdict.variant})" if verdict.variant else ""
     anchor = verdict.anchor
     source = f"version {anchor.version}" if isinstance(anchor, Published) else f"against {anchor}"
-    return f"{verdict.name}{variant}, {source}"
+    return f"{verdict.name}{variant}, {source}{verdict.bound}"
 
 
 def _box_of(kind: str, lines: Iterable[str]) -> str:
@@ -219,8 +220,9 @@ def _facts(verdict: Verdict, judgement: Judgement | None) -> Html:
         )
     for each in verdict.relaxed:
         rows.append(("relaxed", f"{each.code}: got {each.got}, the default policy expects {each.expected}"))
-    if judgement is not None and judgement.keys is not None:
-        rows.append(("TLS key", _with_digests("", [judgement.keys.tls_spki_sha256.hex()])))
+    if judgement is not None and (keys := judgement.keys) is not None:
+        shown = (("TLS key", keys.find(*TLS_KEY)), ("channel key", keys.channel_key))
+        rows += [(name, _with_digests("", [key.hex()])) for name, key in shown if key is not None]
     listed = "".join(f"<dt>{html.text(name)}</dt><dd>{html.text(value)}</dd>" for name, value in rows)
     return Html(f"<dl>{listed}</dl>")
 

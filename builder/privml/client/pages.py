@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from privml.base.errors import EvidenceError, HostError
 from privml.client import page, stages
+from privml.client.behind import Behind, ChannelGate
 from privml.client.callers import VERDICT_PATHS, error_response
 from privml.client.gate import Decision
 from privml.client.guests import Guest, Guests
@@ -59,7 +60,7 @@ class Pages:
         return [Route(path, answer, methods=["GET"]) for path, answer in zip(VERDICT_PATHS, made, strict=True)]
 
     async def _page(self, _: Request) -> Response:
-        found = await asyncio.gather(*(self._shown(guest) for guest in self._guests.all))
+        found = [one for each in await asyncio.gather(*map(self._shown, self._guests.all)) for one in each]
         refresh = REFRESH if self._guests.judged else REFRESH_SHUT
         # In a thread, because the host of a refused guest controls the size of what is compared.
         made = await run_sync(partial(page.guests_page, found, now=int(time.time()), refresh=refresh))
@@ -90,20 +91,32 @@ class Pages:
             return next((guest for guest in every if guest.url == wanted), None)
         return next((guest for guest in every if (last := guest.gate.last) is not None and last.open), every[0])
 
-    async def _shown(self, guest: Guest) -> page.Guest:
+    async def _shown(self, guest: Guest) -> list[page.Guest]:
+        """The guest, or all that were found behind one address."""
         table = await self._stages_of(guest)
         last = guest.gate.last
-        return page.Guest(
-            url=guest.url,
-            message="" if last is None else last.message,
-            judgement=None if last is None else last.judgement,
-            without=_without(last),
-            verified_at=_verified_at(guest),
-            stages=table,
-        )
+        decisions = [last]
+        if isinstance(last, Behind):
+            decisions = [one.judged.decision for one in last.recipients]
+        return [
+            page.Guest(
+                url=guest.url,
+                message="" if decision is None else decision.message,
+                judgement=None if decision is None else decision.judgement,
+                without=_without(decision),
+                verified_at=_verified_at(guest, decision),
+                stages=table,
+            )
+            for decision in decisions
+        ]
 
     async def _stages_of(self, guest: Guest) -> Stages | None:
-        """The boot stages as the guest gave them at most `STAGES_AGE` seconds ago; None if it did not answer."""
+        """The boot stages as the guest gave them at most `STAGES_AGE` seconds ago; None if it did not answer.
+
+        None, too, behind somebody else's TLS server: nobody knows which guest would answer.
+        """
+        if isinstance(guest.gate, ChannelGate):
+            return None
         async with self._asking[guest.url]:
             asked, found = self._stages.get(guest.url, (float("-inf"), None))
             if time.monotonic() - asked >= STAGES_AGE:
@@ -129,7 +142,7 @@ def _summary(guest: Guest) -> dict[str, Any]:
         "state": (_without(last) if verdict is None else verdict.outcome).value,
         "open": last is not None and last.open,
         "message": "not verified yet" if last is None else last.message,
-        "verified_at": _verified_at(guest),
+        "verified_at": _verified_at(guest, last),
         "refusals": [] if last is None else [refusal.code for refusal in last.refusals],
     }
 
@@ -144,7 +157,6 @@ def _detail(guest: Guest) -> Mapping[str, Any]:
     }
 
 
-def _verified_at(guest: Guest) -> int | None:
-    """Unix seconds at which the verification in force began."""
-    last = guest.gate.last
-    return None if last is None else int(time.time() - guest.gate.age(last))
+def _verified_at(guest: Guest, decision: Decision | None) -> int | None:
+    """Unix seconds at which the verification of ``decision`` began."""
+    return None if decision is None else int(time.time() - guest.gate.age(decision))

@@ -6,6 +6,7 @@ the same object are refused. Contract: docs/ARCHITECTURE.md, "Sections".
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,6 +122,11 @@ class Keys:
         """The section's bytes."""
         keys = [{"use": key.use, "alg": key.alg, "key": key.key.hex()} for key in self.keys]
         return canonical({"v": 2, "keys": keys})
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the section's bytes, by which records and receipts name it."""
+        return hashlib.sha256(self.encode()).digest()
 
     @classmethod
     def decode(cls, data: bytes) -> Keys:

@@ -35,7 +35,7 @@ def render(verdict: Verdict, about: str = "") -> str:
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
     variant = f" ({verdict.variant})" if verdict.variant else ""
-    lines = [f"{headline(verdict)}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
+    lines = [f"{headline(verdict)}: {verdict.name}{variant}, against {verdict.anchor}{verdict.bound}{about}"]
     if verdict.learnt:
         names = ", ".join(register.upper() for register in verdict.learnt)
         lines.append(f"  learnt: {names}, copied from captures of machines; no rule predicts the value")
