@@ -10,6 +10,7 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 import terminator_fake
+from html_page import Page
 from sealed_guest import X25519, SealedGuest
 from terminator_fake import PROBLEM, Front
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
@@ -275,8 +276,10 @@ def test_verify_via_judges_a_guest_on_its_channel_key(
     front: Front, trusting: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     via = ["--via", front.url, "--via-ca", str(front.authority)]
-    done = Outcome(capsys, "verify", *via, *trusting)
+    done = Outcome(capsys, "verify", *via, *trusting, "--html", "verdict.html")
     assert done.code == 10
+    page = Path("verdict.html").read_text()
+    assert f"a guest behind {front.url}, as of" in Page(page).text and "TLS key" not in page
     assert done.stdout.splitlines()[0].endswith(", for its channel key only: nothing may travel outside the channel")
     assert "note: channel not post-quantum" in done.stdout
     told = json.loads(Outcome(capsys, "verify", *via, *trusting, "--json").stdout)

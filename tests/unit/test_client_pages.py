@@ -7,22 +7,29 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attestation_samples as samples
 import guest_fake
 import pytest
+import terminator_fake
 from guest_fake import Guest
 from html_page import Page
 from proxy_thread import proxied
+from sealed_guest import X25519, SealedGuest
+from terminator_fake import Front
+from test_client_behind import check as judged_by_channel
 from test_client_proxy import check, gate_for
 
 from privml.client import pages
+from privml.client.behind import guests_behind
 from privml.client.callers import VERDICT_PATHS, Callers
 from privml.client.gate import Gate
 from privml.client.guests import Guest as Served
 from privml.client.guests import Guests
 from privml.client.pagestyle import POLICY
+from privml.client.terminator import Terminator
 
 APP = "https://app.example"
 TOKEN = "a-token-of-thirty-two-characters"
@@ -187,3 +194,21 @@ def test_only_reading_is_possible(guest: Guest) -> None:
     with proxied(gate_for(guest)) as port:
         for path in VERDICT_PATHS:
             assert get(port, path, method="POST")[0] == 405
+
+
+def test_every_guest_behind_one_address_is_shown_with_its_channel_key_and_no_stages(tmp_path: Path) -> None:
+    with terminator_fake.running(Front(tmp_path, SealedGuest([X25519]))) as front:
+        front.guests.append(SealedGuest([X25519]))
+        with proxied(guests_behind(Terminator.at(front.url, front.authority), judged_by_channel)) as port:
+            listed = read(port, "/privml/guests")["guests"]
+            verdict = read(port, "/privml/verdict")
+            page = Page(get(port, "/")[2])
+        asked = {path for _, path, _ in front.seen}
+    assert [(row["state"], row["url"], row["stages"]) for row in listed] == [
+        ("accepted-simulated", front.url, None)
+    ] * 2
+    assert verdict["verdict"]["binding"] == "channel-key"
+    assert "demo-cpu: 2 guests" in page.text
+    assert page.text.count("nothing may travel outside the channel") == 4, "in the table, and in each verdict"
+    assert page.text.count("channel key") >= 2 and "TLS key" not in page.text
+    assert "/boot-stages" not in asked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,8 +79,9 @@ class Pages:
     async def _all(self, _: Request) -> Response:
         found = await asyncio.gather(*map(self._stages_of, self._guests.all))
         rows = [
-            {**_summary(guest), "stages": None if table is None else table.to_dict()}
+            {**_summary(guest, decision), "stages": None if table is None else table.to_dict()}
             for guest, table in zip(self._guests.all, found, strict=True)
+            for decision in _decisions(guest)
         ]
         return JSONResponse({"guests": rows}, headers=HEADERS)
 
@@ -94,10 +95,6 @@ class Pages:
     async def _shown(self, guest: Guest) -> list[page.Guest]:
         """The guest, or all that were found behind one address."""
         table = await self._stages_of(guest)
-        last = guest.gate.last
-        decisions = [last]
-        if isinstance(last, Behind):
-            decisions = [one.judged.decision for one in last.recipients]
         return [
             page.Guest(
                 url=guest.url,
@@ -107,7 +104,7 @@ class Pages:
                 verified_at=_verified_at(guest, decision),
                 stages=table,
             )
-            for decision in decisions
+            for decision in _decisions(guest)
         ]
 
     async def _stages_of(self, guest: Guest) -> Stages | None:
@@ -128,22 +125,27 @@ class Pages:
             return found
 
 
+def _decisions(guest: Guest) -> Sequence[Decision | None]:
+    """The decision in force, or one for each guest that was found behind one address."""
+    last = guest.gate.last
+    return [one.judged.decision for one in last.recipients] if isinstance(last, Behind) else [last]
+
+
 def _without(last: Decision | None) -> Without:
     if last is None:
         return Without.FIRST
     return Without.UNAVAILABLE if last.unavailable else Without.MALFORMED
 
 
-def _summary(guest: Guest) -> dict[str, Any]:
-    last = guest.gate.last
-    verdict = None if last is None else last.verdict
+def _summary(guest: Guest, decision: Decision | None) -> dict[str, Any]:
+    verdict = None if decision is None else decision.verdict
     return {
         "url": guest.url,
-        "state": (_without(last) if verdict is None else verdict.outcome).value,
-        "open": last is not None and last.open,
-        "message": "not verified yet" if last is None else last.message,
-        "verified_at": _verified_at(guest, last),
-        "refusals": [] if last is None else [refusal.code for refusal in last.refusals],
+        "state": (_without(decision) if verdict is None else verdict.outcome).value,
+        "open": decision is not None and decision.open,
+        "message": "not verified yet" if decision is None else decision.message,
+        "verified_at": _verified_at(guest, decision),
+        "refusals": [] if decision is None else [refusal.code for refusal in decision.refusals],
     }
 
 
@@ -151,7 +153,7 @@ def _detail(guest: Guest) -> Mapping[str, Any]:
     last = guest.gate.last
     judgement = None if last is None else last.judgement
     return {
-        **_summary(guest),
+        **_summary(guest, last),
         "verdict": None if judgement is None else judgement.verdict.to_dict(),
         "registers": [] if judgement is None else [column.to_dict() for column in columns(judgement)],
     }
