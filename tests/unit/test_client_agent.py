@@ -19,7 +19,7 @@ from agent_guest import Guest, guest, prediction
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
-from privml.client import attested
+from privml.client import attested, kept
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
@@ -94,6 +94,26 @@ def test_an_unmodified_openai_client_asks_and_streams_in_both_of_its_forms(serve
             with pytest.raises(openai.BadRequestError, match="`service_tier` is not supported"):
                 client.chat.completions.create(**chat, service_tier="flex")
         asyncio.run(ask_async(base_url))
+
+
+def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
+    served: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent says `100 Continue` before it reads a body, also of one that has arrived already."""
+    monkeypatch.setattr(kept, "_RESTED", 0.0)
+    heard: list[bytes] = []
+    receive = kept._Connection.data_received
+
+    def data_received(self: Any, data: bytes) -> None:
+        heard.append(data)
+        receive(self, data)
+
+    monkeypatch.setattr(kept._Connection, "data_received", data_received)
+    with proxied(gate(served)) as port:
+        for _ in range(3):
+            assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
+    starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
+    assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 2]
 
 
 def test_a_booting_guest_reports_its_stages() -> None:

@@ -263,6 +263,27 @@ def test_what_may_have_run_is_not_sent_again(server: Server, asked: Asked, heads
     assert len(server.heads) == heads
 
 
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["nothing", "continue"])
+def test_a_rested_connection_says_whether_a_body_was_read(
+    server: Server, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that ends an idle connection while a POST is on its way has not said that it reads it."""
+    monkeypatch.setattr(kept, "_RESTED", 0.0)
+    server.scripts = [server.replying(OK, said), server.replying(OK)]
+
+    async def work(way: Direct, judged: Judged) -> None:
+        assert await ask(way, judged) == b"ok"
+        if said:
+            with pytest.raises(HostError, match="closed before the end"):
+                await way.send(POST, judged)
+        else:
+            assert await ask(way, judged) == b"ok"
+
+    run(server, work)
+    expects = [b"expect: 100-continue" in head for head in server.heads]
+    assert expects == ([False, True] if said else [False, True, False]), "a new connection needs no such word"
+
+
 def test_what_never_left_is_sent_again(server: Server) -> None:
     """A body so large that the server closes a kept connection while most of it is still here."""
     big = Asked("POST", "/v1/x", (), b"x" * (16 << 20))
