@@ -20,6 +20,9 @@ from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
 from privml.client import attested, kept
+from privml.client.direct import Direct
+from privml.client.guests import Guest as Served
+from privml.client.guests import Guests
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
@@ -69,9 +72,12 @@ def test_the_proxy_reaches_its_engine(served: Guest) -> None:
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
 
 
-def test_an_unmodified_openai_client_asks_and_streams_in_both_of_its_forms(served: Guest) -> None:
+def test_an_unmodified_openai_client_asks_and_streams_in_both_of_its_forms(
+    served: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     openai = pytest.importorskip("openai")
-    served.engine.chat, served.engine.events = openai_answers.WHOLE, openai_answers.EVENTS
+    monkeypatch.setattr(served.engine, "chat", openai_answers.WHOLE)
+    monkeypatch.setattr(served.engine, "events", openai_answers.EVENTS)
     chat: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "The capital of France?"}]}
     streamed = {**chat, "stream": True, "stream_options": {"include_usage": True}}
 
@@ -109,7 +115,8 @@ def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
         receive(self, data)
 
     monkeypatch.setattr(kept._Connection, "data_received", data_received)
-    with proxied(gate(served)) as port:
+    opened = gate(served)
+    with proxied(Guests([Served(opened, Direct(opened.upstream))])) as port:
         for _ in range(3):
             assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
