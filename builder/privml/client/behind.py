@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -17,16 +18,19 @@ from functools import partial
 from anyio.to_thread import run_sync
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
+from privml.base.strictjson import canonical
 from privml.client.channel import MAX_GUESTS, Channel, repeatable
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
 from privml.client.guests import Guest, Guests
 from privml.client.kept import Connections
-from privml.client.sealing import NotOpened, Recipient, fetched_record, send_sealed
+from privml.client.sealing import NotOpened, Outside, Recipient, fetched_record, only, send_sealed
 from privml.client.terminator import Offered, Terminator
 from privml.client.ways import Answer, Asked, Judged
 
 log = logging.getLogger("privml")
 
+_BUSY = (429, 503)
+_SECONDS = re.compile(rb"\A[0-9]{1,4}\Z")
 _BETWEEN = 5.0
 """Seconds between two judgements that requests cause."""
 
@@ -61,10 +65,13 @@ class ChannelGate(Gate):
         self._known: dict[bytes, Recipient] = {}  # by keys section; only the verifying thread uses it
 
     def recipients(self, decision: Decision) -> tuple[Recipient, ...]:
-        """The guests of a decision whose own judgement is not too old."""
-        if not isinstance(decision, Behind):
+        """The guests of a decision whose own judgement is not too old; of a single guest's, that one as of now."""
+        behind = decision if isinstance(decision, Behind) else self.last
+        if not isinstance(behind, Behind):
             return ()
-        return tuple(one for one in decision.recipients if self._young(one))
+        wanted = None if behind is decision else decision.keys
+        found = (one for one in behind.recipients if self._young(one))
+        return tuple(one for one in found if behind is decision or one.channel.keys == wanted)
 
     def _young(self, one: Recipient) -> bool:
         return self._clock() - one.judged.decision.made < self._max_age
@@ -109,7 +116,7 @@ class Front:
 
     def __init__(self, gate: ChannelGate) -> None:
         self._gate = gate
-        self._carrier = Connections(gate.upstream, gate.terminator.tls_context(), _anybody)
+        self._carrier = Connections(gate.upstream, gate.terminator.tls, _anybody)
         self._newer: dict[bytes, Channel] = {}
         self._judged_again = float("-inf")
 
@@ -136,7 +143,8 @@ class Front:
         now = time.monotonic()
         fresh, self._judged_again = now - self._judged_again >= _BETWEEN, now
         decision = await run_sync(partial(self._gate.decide, fresh=fresh))
-        return await self._sent(asked, self._recipients(decision))
+        every = isinstance(judged.decision, Behind)
+        return await self._sent(asked, self._recipients(decision if every else judged.decision))
 
     def settled(self, decision: Decision) -> None:
         """Forget the records of guests that the decision does not accept."""
@@ -149,7 +157,13 @@ class Front:
         self._carrier.close()
 
     async def _sent(self, asked: Asked, recipients: tuple[Recipient, ...]) -> Answer:
-        return await send_sealed(self._carrier, asked, recipients)
+        try:
+            return await send_sealed(self._carrier, asked, recipients)
+        except Outside as outside:
+            outside.answer.close()
+            if outside.answer.status not in _BUSY:
+                raise
+            return _busy(outside.answer)
 
     def _recipients(self, decision: Decision) -> tuple[Recipient, ...]:
         """The guests of a decision, each with its newest record; ``Refused`` without any."""
@@ -184,6 +198,14 @@ class Front:
             return False
         self._newer[name] = found
         return True
+
+
+def _busy(outside: Answer) -> Answer:
+    """The answer for a client when somebody says outside the channel that the guests are busy: only numbers pass."""
+    error = {"error": {"code": "busy", "message": f"the machine is busy: status {outside.status}", "type": "privml"}}
+    after = outside.header(b"retry-after") or b""
+    headers = ((b"content-type", b"application/json"), (b"retry-after", after if _SECONDS.match(after) else b"1"))
+    return Answer(outside.judged, outside.status, headers, only(canonical(error)))
 
 
 def guests_behind(
