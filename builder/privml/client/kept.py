@@ -87,6 +87,8 @@ class Connections:
     def head(self, asked: Asked, *, expect: bool) -> h11.Request:
         """The head of a request to this address."""
         headers = [*self._fixed, *asked.headers]
+        if any(name == b"te" for name, _ in asked.headers):
+            headers.append((b"connection", b"te"))  # RFC 9110, 10.1.4
         if asked.body or asked.method not in _SAFE:
             headers.append((b"content-length", str(len(asked.body)).encode()))
         if expect:
