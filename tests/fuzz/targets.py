@@ -17,7 +17,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-from tests import channel_vectors
+from tests import channel_vectors, receipts
 from tests.negative import forge, pki
 from tests.property.test_gpu_answer import ENCODED as GPU_ANSWER
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
@@ -38,7 +38,7 @@ from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError, Refused
 from privml.base.strictjson import canonical, loads
-from privml.channel import bhttp, keyconfig, ohttp
+from privml.channel import bhttp, keyconfig, ohttp, receipt
 from privml.channel import record as channel_record
 from privml.channel import wrapped as wrapped_request
 from privml.channel.varint import Cursor, prefixed
@@ -338,6 +338,13 @@ def _signed_record(data: bytes) -> None:
         assert data == channel_vectors.SIGNED_RECORD
 
 
+def _signed_receipt(data: bytes) -> None:
+    """A signed receipt, of which only the honest one is accepted."""
+    with contextlib.suppress(Refused):
+        receipt.verify(data, key=receipts.KEY)
+        assert data == receipts.SIGNED
+
+
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
     "mrtd": (FIRMWARE, mrtd.mrtd),
@@ -423,6 +430,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     ),
     "channel-record": (channel_vectors.RECORD.encode(), channel_record.Record.decode),
     "channel-signed-record": (channel_vectors.SIGNED_RECORD, _signed_record),
+    "receipt": (receipts.RECEIPT.encode(), receipt.Receipt.decode),
+    "signed-receipt": (receipts.SIGNED, _signed_receipt),
     "sealed-request": (SEALED, _sealed_request),
     "wrapped-request": (WRAPPED, _wrapped_request),
     "sealed-response": (SEALED_RESPONSE, _sealed_response),

@@ -7,7 +7,7 @@ import time
 from tests.unit.agent_guest import Guest, prediction
 
 from privml.client import attested
-from privml.client.gate import Gate
+from privml.client.gate import Check, Gate
 from privml.evidence.tdx import signature
 from privml.sim import quote as sim
 from privml.verify.anchor import Built, Expected
@@ -22,12 +22,17 @@ def url(made: Guest) -> str:
     return f"https://127.0.0.1:{made.config.listen}"
 
 
-def gate(made: Guest) -> Gate:
-    """A gate that opens for the guest as it was predicted from what it was given."""
+def check_of(made: Guest) -> Check:
+    """What judges the guest as it was predicted from what it was given."""
     expected = Expected(prediction(made), Built("out"))
 
     def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
         now = int(time.time())
         return attested.judge(document, expected, SIMULATED, now=now, nonce=nonce, tls_spki_sha256=key)
 
-    return Gate(url(made), check)
+    return check
+
+
+def gate(made: Guest) -> Gate:
+    """A gate that opens for that guest."""
+    return Gate(url(made), check_of(made))

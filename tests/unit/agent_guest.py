@@ -142,6 +142,7 @@ class FakeEngine:
         self.completion_status = 200
         # Its answer to a chat, and the events of one that streams.
         self.chat = b'{"choices":[]}'
+        self.break_after: int | None = None
         self.events: tuple[bytes, ...] = (b"data: one\n\n", b"data: two\n\n")
         # Its answers to the boot, which asks it to count on.
         self.counts: Iterator[bytes] = itertools.repeat(COUNTED)
@@ -186,7 +187,10 @@ class FakeEngine:
                 self.send_header("content-type", "text/event-stream")
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                for text in engine.events:
+                for number, text in enumerate(engine.events):
+                    if number == engine.break_after:
+                        self.close_connection = True
+                        return
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
                     self.wfile.flush()
                     engine.hold.wait(10)

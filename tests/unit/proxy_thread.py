@@ -11,15 +11,18 @@ from privml.client import proxy
 from privml.client.callers import Callers
 from privml.client.gate import Gate
 from privml.client.guests import Guest, Guests
+from privml.client.receipts import Receipts
 
 START = 10.0
 
 
 @contextlib.contextmanager
-def proxied(gate: Gate | Guests, callers: Callers = proxy.ANYBODY_HERE) -> Iterator[int]:
+def proxied(
+    gate: Gate | Guests, callers: Callers = proxy.ANYBODY_HERE, receipts: Receipts | None = None
+) -> Iterator[int]:
     """Run the proxy in a thread, for one guest or several; yields its port."""
     guests = Guests([Guest(gate)]) if isinstance(gate, Gate) else gate
-    server = proxy.server(("127.0.0.1", 0), guests, callers=callers)
+    server = proxy.server(("127.0.0.1", 0), guests, callers=callers, receipts=receipts)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -30,6 +30,8 @@ from privml.cli.main import GROUPS, TITLES, VERBS, main
 from privml.cli.measure_image import described
 from privml.client import anchors
 from privml.client.environment import client_variables
+from privml.client.gate import Check
+from privml.client.receipts import Receipts
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
 from privml.output.prediction import read_prediction, write_prediction
@@ -639,6 +641,31 @@ def test_proxy_prints_what_its_clients_need(
     assert lines[2] == f"the guests and their verdicts, for a browser: {address.removesuffix('v1')}"
     assert [line[:28] for line in lines[3:]] == (["warning: https_proxy is set,"] if proxied else [])
     assert "password" not in outcome.stderr
+
+
+def test_proxy_keeps_receipts_where_it_is_asked_to(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[object] = []
+
+    def serve(_: object, __: object, check: Check, *, receipts: Receipts | None, **___: object) -> None:
+        if receipts is not None:
+            judgement = check(samples.document().encode(), samples.NONCE, samples.SPKI)
+            (evidence,) = receipts._evidence.values()
+            assert (evidence.nonce, judgement.verdict.outcome.value) == (samples.NONCE, "refused")
+        given.append(receipts)
+
+    monkeypatch.setattr("privml.cli.proxy.serve", serve)
+    words = ["proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--offline"]
+    assert Outcome(capsys, *words).code == 0
+    assert Outcome(capsys, *words, "--receipts", "kept", "--keep-bodies").code == 0
+    assert [each is None for each in given] == [True, False]
+    assert (place / "kept").is_dir()
+    outcome = Outcome(capsys, *words, "--keep-bodies")
+    assert outcome.code == 2
+    assert "--keep-bodies is for receipts: it needs --receipts DIR" in outcome.stderr
+    (place / "file").write_bytes(b"")
+    assert Outcome(capsys, *words, "--receipts", "file").code == 2
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/VERIFYING.md", "builder/privml/cli/proxy.py"])

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import http.client
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attestation_samples as samples
 import openai_answers
 import pytest
-from agent_gate import gate, url
+from agent_gate import check_of, gate, url
 from agent_guest import Guest, guest, prediction
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
-from privml.client import attested, kept
+from privml.channel.receipt import Usage
+from privml.client import attested, exchange
+from privml.client import kept as kept_connections
 from privml.client.direct import Direct
+from privml.client.gate import Gate
 from privml.client.guests import Guest as Served
 from privml.client.guests import Guests
+from privml.client.receipts import Receipts
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
@@ -106,21 +112,118 @@ def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
     served: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent says `100 Continue` before it reads a body, also of one that has arrived already."""
-    monkeypatch.setattr(kept, "_RESTED", 0.0)
+    monkeypatch.setattr(kept_connections, "_RESTED", 0.0)
     heard: list[bytes] = []
-    receive = kept._Connection.data_received
+    receive = kept_connections._Connection.data_received
 
     def data_received(self: Any, data: bytes) -> None:
         heard.append(data)
         receive(self, data)
 
-    monkeypatch.setattr(kept._Connection, "data_received", data_received)
+    monkeypatch.setattr(kept_connections._Connection, "data_received", data_received)
     opened = gate(served)
     with proxied(Guests([Served(opened, Direct(opened.upstream))])) as port:
         for _ in range(3):
             assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
     assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 2]
+
+
+@pytest.fixture
+def kept(served: Guest, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The port of a proxy that keeps receipts and bodies, and their folder."""
+    receipts = Receipts(tmp_path / "kept", keep_bodies=True)
+    check = receipts.watching(check_of(served), lambda _: None)
+    with proxied(Gate(url(served), check), receipts=receipts) as port:
+        yield port, tmp_path / "kept"
+
+
+def verdict_of(served: Guest, folder: Path, name: str) -> exchange.Judged:
+    """What a third person finds in the files of one answer."""
+    return exchange.judge(
+        exchange.decode((folder / f"{name}.json").read_bytes()),
+        Expected(prediction(served), Built("out")),
+        samples.SIMULATED,
+        at=int(time.time()),
+        request=exchange.body_of(folder / f"{name}.request"),
+        response=exchange.body_of(folder / f"{name}.response"),
+    )
+
+
+def post(port: int, body: bytes) -> tuple[str, bytes]:
+    """The id of the receipt of one answer, and the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.getheader("x-privml-receipt") or "", response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("body", [b'{"prompt":"hi"}', b'{"prompt":"hi","stream":true}'])
+def test_a_third_person_verifies_a_receipt_of_the_agent(served: Guest, kept: tuple[int, Path], body: bytes) -> None:
+    port, folder = kept
+    name, answer = post(port, body)
+    assert (folder / f"{name}.request").read_bytes() == body
+    assert (folder / f"{name}.response").read_bytes() == answer
+    found = verdict_of(served, folder, name)
+    assert (found.verdict.outcome, found.verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
+    assert found.receipt is not None
+    assert found.receipt.id.hex() == name
+    (folder / f"{name}.response").write_bytes(answer[:-1])
+    assert [each.code for each in verdict_of(served, folder, name).verdict.refusals] == ["response-hash"]
+
+
+def test_an_answer_whose_engine_dies_is_kept_as_cut(served: Guest, kept: tuple[int, Path]) -> None:
+    port, folder = kept
+    served.engine.break_after = 1
+    try:
+        with pytest.raises(http.client.IncompleteRead):
+            post(port, b'{"prompt":"hi","stream":true}')
+    finally:
+        served.engine.break_after = None
+    (file,) = folder.glob("*.json")
+    found = verdict_of(served, folder, file.stem)
+    assert [each.code for each in found.verdict.refusals] == ["receipt-incomplete"]
+    assert file.with_suffix(".response").read_bytes() == b"data: one\n\n"
+
+
+def test_an_unmodified_openai_client_does_not_notice_receipts(served: Guest, kept: tuple[int, Path]) -> None:
+    """Neither behind the proxy nor before the agent itself, with trailers asked for."""
+    openai = pytest.importorskip("openai")
+    before, served.engine.events = served.engine.events, EVENTS
+    headers = {"TE": "trailers", "privml-nonce": "5a" * 32}
+    direct = openai.OpenAI(
+        base_url=f"{url(served)}/v1", api_key="none", max_retries=0, default_headers=headers,
+        http_client=openai.DefaultHttpxClient(verify=False, trust_env=False),
+    )  # fmt: skip
+    behind = openai.OpenAI(base_url=f"http://127.0.0.1:{kept[0]}/v1", api_key="none", max_retries=0)
+    try:
+        for client in (direct, behind):
+            with client:
+                found = client.completions.create(model="tiny", prompt="hi")
+                assert found.choices[0].text == " Paris."
+                stream = client.completions.create(model="tiny", prompt="hi", stream=True)
+                assert [piece.choices[0].text for piece in stream if piece.choices] == ["one", "two"]
+    finally:
+        served.engine.events = before
+    names = [path.stem for path in kept[1].glob("*.json")]
+    kept_here = [verdict_of(served, kept[1], name).receipt for name in names]
+    counted = {(each.content_type, each.usage) for each in kept_here if each is not None}
+    assert counted == {("application/json", None), ("text/event-stream", Usage(3, 2))}
+
+
+EVENTS = tuple(
+    b"data: %s\n\n" % text
+    for text in (
+        b'{"id":"1","choices":[{"index":0,"text":"one"}]}',
+        b'{"id":"1","choices":[{"index":0,"text":"two"}]}',
+        b'{"id":"1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}',
+        b"[DONE]",
+    )
+)
 
 
 def test_a_booting_guest_reports_its_stages() -> None:

@@ -46,6 +46,8 @@ NEVER = {
     "trust-root", "index-signatures", "index-digest", "index-rollback", "statement-signatures", "statement-digest",
     "version-unknown", "version-revoked", "rebuilders", "demonstration",
     "not-logged", "witnesses", "ci-identity",
+    "receipt-signature", "receipt-keys", "receipt-model", "receipt-nonce", "request-hash", "response-hash",
+    "receipt-incomplete",
 }  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 

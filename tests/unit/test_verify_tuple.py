@@ -14,6 +14,7 @@ import attestation_samples as samples
 import pytest
 import test_client_trust as published_cases
 import test_verify_nvidia as gpu_cases
+import test_verify_receipts as receipt_cases
 import test_verify_tdx as tdx_cases
 from sealed_guest import X25519, SealedGuest
 
@@ -217,7 +218,7 @@ def test_each_changed_part_has_its_own_refusal(name: str) -> None:
 
 def test_every_code_is_given_by_some_case() -> None:
     tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values(), *gpu_cases.CASES.values())]
-    assert set(published_cases.CASES).union(*tried) == set(CODES)
+    assert set(published_cases.CASES).union(receipt_cases.CODES, *tried) == set(CODES)
 
 
 def test_refusal_codes_are_unique() -> None:

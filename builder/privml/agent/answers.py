@@ -29,7 +29,8 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
-    ``channel`` is what protected the request on its way.
+    ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
+    encapsulated key.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Asked:
     headers: Headers
     read: Callable[[int], bytes]
     channel: Literal["tls", "ohttp", "wrapped"] = "tls"
+    enc_sha256: bytes | None = None
 
     @property
     def path(self) -> str:
@@ -48,13 +50,18 @@ class Asked:
         """The query of the target, without the question mark; empty if there is none."""
         return self.target.partition("?")[2]
 
+    def header(self, name: bytes) -> list[bytes]:
+        """The values of one header, in order."""
+        return [value for each, value in self.headers if each == name]
+
 
 @dataclass(frozen=True)
 class Answer:
     """The answer to one request: ``pieces`` are the body, given out as they are made.
 
-    ``trailers`` is called after the last piece. ``close`` is called exactly once, whether or not all was sent: it
-    gives back what the answer occupies. A piece may end in `PrivmlError`: the answer is then incomplete.
+    ``trailers`` is called after the last piece; it gives the fields that ``announced`` names. ``close`` is called
+    exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
+    `PrivmlError`: the answer is then incomplete.
     """
 
     status: int
@@ -62,6 +69,7 @@ class Answer:
     pieces: Iterable[bytes]
     trailers: Callable[[], Headers] = _none
     close: Callable[[], None] = _nothing
+    announced: tuple[bytes, ...] = ()
 
 
 class Denied(PrivmlError):

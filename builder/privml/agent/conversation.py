@@ -52,7 +52,12 @@ class Conversation:
         self._head_only = method == "HEAD"
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
         asked = Asked(method, request.target.decode("ascii"), sent, partial(self._body, request))
-        self._write(self._answer(asked))
+        self._write(self._answer(asked), trailers=self._takes_trailers(asked))
+
+    def _takes_trailers(self, asked: Asked) -> bool:
+        """Whether the caller says that it reads trailers."""
+        words = b",".join(asked.header(b"te")).lower().split(b",")
+        return self._http.their_http_version != b"1.0" and b"trailers" in [word.strip() for word in words]
 
     def _body(self, request: h11.Request, limit: int) -> bytes:
         declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
@@ -76,14 +81,20 @@ class Conversation:
         self._write(answer)
         self._drain()
 
-    def _write(self, answer: Answer) -> None:
-        """Write an answer as it is made."""
+    def _write(self, answer: Answer, *, trailers: bool = False) -> None:
+        """Write an answer as it is made, with its ``trailers`` if they are wanted."""
         with contextlib.closing(answer):
+            trailers = trailers and bool(answer.announced) and not self._head_only
+            fields = list(answer.headers)
+            if trailers:
+                # A message with a length has no trailers.
+                fields = [(name, value) for name, value in fields if name != b"content-length"]
+                fields.append((b"trailer", b", ".join(answer.announced)))
             self._tls.settimeout(WRITE_TIMEOUT)
-            self._send(h11.Response(status_code=answer.status, headers=answer.headers))
+            self._send(h11.Response(status_code=answer.status, headers=fields))
             if not self._head_only:
                 self._write_pieces(answer)
-            self._send(h11.EndOfMessage())
+            self._send(h11.EndOfMessage(headers=answer.trailers() if trailers else []))
 
     def _write_pieces(self, answer: Answer) -> None:
         try:

@@ -20,6 +20,8 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _FORWARDED = frozenset((b"content-type", b"accept"))
+_OWN = b"privml-"
+"""The beginning of the names of headers that only this agent sets."""
 _NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
 
 
@@ -36,7 +38,7 @@ def forwarded(headers: Headers) -> Headers:
 def returned(headers: Headers) -> Headers:
     """The headers of an answer that the caller gets."""
     dropped = _NOT_RETURNED | _named_by_connection(headers)
-    return [(name, value) for name, value in headers if name not in dropped]
+    return [(name, value) for name, value in headers if name not in dropped and not name.startswith(_OWN)]
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

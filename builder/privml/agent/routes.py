@@ -1,4 +1,4 @@
-"""Answer requests, whatever carries them. Nothing of a request or an answer is kept.
+"""Answer requests, whatever carries them. Nothing of a request or an answer is kept but the digests in its receipt.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
 engine, if the measured configuration names one, `/x/NAME/` to the service of that name; both only once every stage
@@ -12,15 +12,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from privml.agent import gateway, headers
+from privml.agent import gateway, headers, identity
 from privml.agent.answers import Answer, Asked, Denied, json_answer
 from privml.agent.attestation import Attestation
 from privml.agent.channelkeys import ChannelKeys
 from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
+from privml.agent.receipts import Receipts, nonce_of
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
+from privml.channel import receipt
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
@@ -47,6 +49,7 @@ class Routes:
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
+        self._receipts = Receipts(config, identity.load_receipt(layout), identity.section(layout))
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
         self.channel = ChannelKeys(layout)
         body = self._engine.requests.body if self._engine else 0
@@ -89,6 +92,9 @@ class Routes:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
+        if asked.path.startswith(receipt.PATH):
+            return self._receipt(asked)
+        nonce = nonce_of(asked)
         with admit() as turn:
             body = asked.read(engine.requests.body)
             shown = _shown(engine, asked, body)
@@ -97,7 +103,20 @@ class Routes:
                 exchange = _exchange(place, asked, asked.path, shown, ENGINE_TIMEOUT)
             except PrivmlError as error:
                 raise Denied(502, "engine", "the engine does not answer") from error
-            return _streamed(turn, exchange)
+            answer = _streamed(turn, exchange)
+            if asked.method != "POST":
+                return answer
+            return self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+
+    def _receipt(self, asked: Asked) -> Answer:
+        """A receipt by its id, also of an answer that ended because the engine did."""
+        if asked.method not in ("GET", "HEAD"):
+            raise Denied(405, "method", f"{receipt.PATH} expects GET")
+        asked.read(0)
+        found = self._receipts.find(asked.target.removeprefix(receipt.PATH))
+        if found is None:
+            raise Denied(404, "no-receipt", "no receipt with this id is kept")
+        return json_answer(200, found)
 
     def _service(self, asked: Asked, admit: Admit) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
+from privml.channel import signed
 from privml.channel.keyconfig import MAX_CONFIGS, KeyConfig, distinct
 
 PATH = "/.well-known/privml-channel"
@@ -65,9 +62,7 @@ class Record:
 
     def sign(self, sign: Callable[[bytes], bytes]) -> bytes:
         """The record in a DSSE envelope, signed by the channel key."""
-        payload = self.encode()
-        signature = dsse.Signature(sign(dsse.pae(PAYLOAD_TYPE, payload)))
-        return dsse.Envelope(PAYLOAD_TYPE, payload, (signature,)).encode()
+        return signed.seal(PAYLOAD_TYPE, self.encode(), sign)
 
 
 def verify(data: bytes, *, channel_key: bytes, keys_sha256: bytes) -> Record:
@@ -75,18 +70,10 @@ def verify(data: bytes, *, channel_key: bytes, keys_sha256: bytes) -> Record:
 
     The signature is checked before the record is parsed.
     """
-    if len(data) > 2 * MAX_RECORD:
-        raise EvidenceError(f"channel record: {len(data)} bytes, expected at most {2 * MAX_RECORD}")
-    envelope = dsse.decode(data, what="channel record")
-    if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1 or envelope.signatures[0].keyid:
-        raise EvidenceError(f"channel record: expected type {PAYLOAD_TYPE} and one signature without keyid")
-    if envelope.encode() != data:
-        raise EvidenceError("channel record: not canonical JSON")
-    try:
-        Ed25519PublicKey.from_public_bytes(channel_key).verify(envelope.signatures[0].sig, envelope.signed)
-    except (InvalidSignature, ValueError):
-        raise Refused("channel record: not signed by the attested channel key") from None
-    record = Record.decode(envelope.payload)
+    payload = signed.payload_of(
+        data, PAYLOAD_TYPE, key=channel_key, limit=2 * MAX_RECORD, what="channel record", by="channel key"
+    )
+    record = Record.decode(payload)
     if record.keys_sha256 != keys_sha256:
         raise Refused(
             f"channel record: of keys section {record.keys_sha256.hex()[:16]}, expected {keys_sha256.hex()[:16]}",

@@ -53,6 +53,7 @@ GROUPS = {
         "lookup": "Find the published versions that have a register or a digest.",
         "export": "Write a published version's measurements for another verifier.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
+        "receipt": "Check the receipt of an answer: which guest gave it, to which request.",
         "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },

@@ -6,7 +6,9 @@ import logging
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +24,7 @@ from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
 from privml.client.guests import Guests
 from privml.client.proxy import serve
+from privml.client.receipts import Receipts
 from privml.client.terminator import Terminator
 from privml.verify.judgement import Judgement
 
@@ -72,6 +75,16 @@ from privml.verify.judgement import Judgement
     show_default=True,
     help="Use no judgement longer than this, also while the guest cannot be verified again.",
 )
+@click.option(
+    "--receipts",
+    "receipts_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Ask for a receipt of each answer, check it, and keep it in DIR for `receipt verify`.",
+)
+@click.option(
+    "--keep-bodies", is_flag=True, help="With --receipts: keep requests and answers, too. They hold prompts in clear."
+)
 def proxy(
     upstreams: tuple[str, ...],
     *,
@@ -92,6 +105,8 @@ def proxy(
     origins: tuple[str, ...],
     interval: int,
     max_age: int,
+    receipts_folder: Path | None,
+    keep_bodies: bool,
 ) -> None:
     """Serve a local OpenAI-compatible endpoint that forwards to URL while the guest there passes verification.
 
@@ -112,6 +127,8 @@ def proxy(
       privml-build proxy --via https://api.example --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
+      privml-build proxy https://HOST:8443 --expect out/demo-cpu \\
+        --receipts receipts --keep-bodies
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
         OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
 
@@ -127,6 +144,8 @@ def proxy(
         raise UsageError("expected one or more URLs, or --via URL")
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
+    if keep_bodies and receipts_folder is None:
+        raise UsageError("--keep-bodies is for receipts: it needs --receipts DIR")
     where = socket_path or _address(listen or "127.0.0.1:8000")
     allowed = allowed_origins(origins)
     policy = policy_of(
@@ -136,7 +155,8 @@ def proxy(
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
-    # Last, because a missing token's file is made.
+    # Last, because a missing folder or token's file is made.
+    receipts = None if receipts_folder is None else Receipts(receipts_folder, keep_bodies=keep_bodies)
     callers = Callers(allowed, None if token_file is None else token_of(token_file))
     logging.getLogger("privml").setLevel(logging.INFO)
 
@@ -172,11 +192,15 @@ def proxy(
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
+    def used(judgement: Judgement) -> Mapping[str, Mapping[str, Any]] | None:
+        return attested.used(collateral, judgement.facts.header.tee)
+
+    checked = check if receipts is None else receipts.watching(check, used)
     if terminator is None:
-        guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
+        guests = Guests.at(upstreams, checked, interval=interval, max_age=max_age)
     else:
-        guests = guests_behind(terminator, check, interval=interval, max_age=max_age)
-    serve(where, guests, callers=callers, listening=listening)
+        guests = guests_behind(terminator, checked, interval=interval, max_age=max_age)
+    serve(where, guests, callers=callers, listening=listening, receipts=receipts)
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -164,6 +164,11 @@ class Guests:
         assert last is not None
         raise last
 
+    async def ask(self, judged: Judged, asked: Asked) -> Answer:
+        """Send a request to the guest that was ``judged``, and to no other; errors are those of `send`."""
+        guest = next(one for one in self.all if one.gate.upstream == judged.where)
+        return await self._ask(guest, judged.decision, asked)
+
     async def _ask(self, guest: Guest, decision: Decision, asked: Asked) -> Answer:
         guest.turn = next(self._turns)
         guest.busy += 1

@@ -30,6 +30,7 @@ from privml.client.gate import Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
 from privml.client.pages import Pages
+from privml.client.receipts import SHOWN, Receipts
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
 
@@ -46,7 +47,7 @@ START_TIMEOUT = 30.0
 _PREFIXES = ("/v1/", "/x/")
 # Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
 _FORWARDED = (b"content-type", b"accept")
-_RETURNED = (b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-request-id")
+_RETURNED = (b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-request-id", SHOWN)
 
 
 class _Ended(PrivmlError):
@@ -64,18 +65,20 @@ def serve(
     *,
     callers: Callers = ANYBODY_HERE,
     listening: Callable[[int], None] | None = None,
+    receipts: Receipts | None = None,
 ) -> None:
     """Verify ``guests`` and serve on ``listen``, (host, port) or the path of a Unix socket, until interrupted.
 
     A refused guest does not stop the proxy: clients are answered by another one, or get 403 with the reasons, and it
     is verified again on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0
-    for a Unix socket), once it listens.
+    for a Unix socket), once it listens. With
+    ``receipts``, whose `Receipts.watching` made the gates' check, each answer of an engine needs one.
     """
     if not isinstance(listen, Path):
-        server(listen, guests, listening, callers).run()
+        server(listen, guests, listening, callers, receipts).run()
         return
     with served_socket(listen) as listener:
-        unix_server(guests, listening, callers).run(sockets=[listener])
+        unix_server(guests, listening, callers, receipts).run(sockets=[listener])
 
 
 def server(
@@ -83,19 +86,23 @@ def server(
     guests: Guests,
     listening: Callable[[int], None] | None = None,
     callers: Callers = ANYBODY_HERE,
+    receipts: Receipts | None = None,
 ) -> uvicorn.Server:
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
-    return _server(application(guests, callers), listening, host=host, port=port)
+    return _server(application(guests, callers, receipts), listening, host=host, port=port)
 
 
 def unix_server(
-    guests: Guests, listening: Callable[[int], None] | None = None, callers: Callers = ANYBODY_HERE
+    guests: Guests,
+    listening: Callable[[int], None] | None = None,
+    callers: Callers = ANYBODY_HERE,
+    receipts: Receipts | None = None,
 ) -> uvicorn.Server:
     """The HTTP server of `serve` for a socket that its ``run`` is given."""
-    return _server(application(guests, replace(callers, unix=True)), listening)
+    return _server(application(guests, replace(callers, unix=True), receipts), listening)
 
 
 def _server(app: ASGIApp, listening: Callable[[int], None] | None, **address: Any) -> uvicorn.Server:
@@ -130,7 +137,7 @@ class _Server(uvicorn.Server):
             self._listening(0 if sockets else self.servers[0].sockets[0].getsockname()[1])
 
 
-def application(guests: Guests, callers: Callers = ANYBODY_HERE) -> ASGIApp:
+def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Receipts | None = None) -> ASGIApp:
     """The ASGI application; its lifespan verifies at start and then at each of the gates' intervals.
 
     It starts to serve after the first accepted judgement, after all first ones, or after `START_TIMEOUT` seconds.
@@ -147,7 +154,7 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE) -> ASGIApp:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    forwarding = _Forwarding(guests)
+    forwarding = _Forwarding(guests, receipts)
     made = Starlette(
         routes=[
             *(Route(f"{prefix}{{path:path}}", forwarding, methods=METHODS) for prefix in _PREFIXES),
@@ -178,8 +185,9 @@ def _state(last: Decision | None) -> dict[str, Any]:
 class _Forwarding:
     """Requests to the guests: the part of the application that carries the load."""
 
-    def __init__(self, guests: Guests) -> None:
+    def __init__(self, guests: Guests, receipts: Receipts | None) -> None:
         self._guests = guests
+        self._send = guests.send if receipts is None else partial(receipts.send, guests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -205,7 +213,7 @@ class _Forwarding:
 
     async def _answer(self, asked: Asked) -> Answer:
         with _ended():
-            return await self._guests.send(asked)
+            return await self._send(asked)
 
 
 class _WhileThere:

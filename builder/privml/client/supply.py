@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,14 @@ SERVICE = "PRIVML_COLLATERAL_SERVICE"
 _RETRY = 60
 _QUICK = 10.0
 """Seconds for a fetch that is not needed yet, because what is cached is still good."""
+
+
+class _Last(threading.local):
+    """Of the last document that a thread asked about: its own collateral, and what was found instead."""
+
+    def __init__(self) -> None:
+        self.own: Mapping[str, Mapping[str, Any]] | None = None
+        self.found: dict[str, Mapping[str, Any]] = {}
 
 
 class Supply:
@@ -59,8 +68,7 @@ class Supply:
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
         self._clock = clock or time.time
-        self._own: Mapping[str, Mapping[str, Any]] | None = None
-        self._found: dict[str, Mapping[str, Any]] = {}
+        self._last = _Last()
         self._failed: dict[Platform, tuple[float, PrivmlError]] = {}
 
     def of_devices(self, found: Facts, *, own: bool) -> NvidiaCollateral | None:
@@ -77,21 +85,22 @@ class Supply:
         )
         devices = asking(found, own=own)
         if devices is not None:
-            self._found["nvidia"] = devices.encode()
+            self._last.found["nvidia"] = devices.encode()
         return devices
 
     def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         """The nine fields; None to use the document's own. ``HostError`` if the service was needed and failed."""
-        self._own, self._found = document.collateral, {}
+        self._last.own, self._last.found = document.collateral, {}
         found = self._of_quote(tee, document)
         if found is not None:
-            self._found[TEE] = found
+            self._last.found[TEE] = found
         return found
 
     @property
     def used(self) -> Mapping[str, Mapping[str, Any]] | None:
-        """All collateral, by kind, of the last document; None if it is the document's own."""
-        return {**(self._own or {}), **self._found} if self._found else None
+        """All collateral, by kind, of this thread's last document; None if it is the document's own."""
+        last = self._last
+        return {**(last.own or {}), **last.found} if last.found else None
 
     def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         if tee != TEE:

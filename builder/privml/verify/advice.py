@@ -138,6 +138,13 @@ ADVICE: Mapping[str, str] = {
         "Ask the publisher for the workflow's attestation, and check the repository and ref that you asked for. "
         "Otherwise do not send."
     ),
+    "receipt-signature": "Do not rely on it: the receipt was altered, or somebody else made it.",
+    "receipt-keys": "Give the document of the boot that made the receipt. Otherwise do not rely on it.",
+    "receipt-model": "Do not rely on it: the guest's software signed what its own measurements deny.",
+    "receipt-nonce": "Give the nonce of this request with `--nonce`. Otherwise it is the receipt of another request.",
+    "request-hash": "Give the request's bytes as they were sent with `--request`, or `--hashes-only`.",
+    "response-hash": "Give the answer's bytes as they were received with `--response`, or `--hashes-only`.",
+    "receipt-incomplete": "Ask again: the guest or the caller ended this answer early.",
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

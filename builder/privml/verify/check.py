@@ -21,7 +21,7 @@ from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import channelkey, denied, nvidia, publication, tdx
+from privml.verify import channelkey, denied, nvidia, publication, receipts, tdx
 from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -399,6 +399,7 @@ CODES: Mapping[str, str] = _union(
         exceptions,
         publication.publication,
         publication.demonstration,
+        receipts.receipt,
     )
 )
 """Every refusal code and what it means."""
