@@ -14,6 +14,7 @@ from html_page import Page
 from privml.base import html
 from privml.client.page import Guest, Without, guests_page, verdict_page
 from privml.client.pagestyle import POLICY
+from privml.client.settled import Settled
 from privml.client.stages import Stage, Stages
 from privml.events.registers import RTMR2
 from privml.statement.index import State
@@ -174,3 +175,17 @@ def test_a_file_is_not_loaded_again_and_has_no_stages() -> None:
     assert "refresh" not in PAGES["file"]
     assert "Boot stages" not in PAGES["file"]
     assert "with your nonce" in Page(PAGES["file"]).text
+
+
+def test_the_last_receipts_are_listed_once_there_are_some() -> None:
+    assert "receipt" not in PAGES["accepted"]
+    receipts = (
+        Settled("0b" * 16, URL, "/v1/completions", samples.NOW, ("response-hash", HOSTILE)),
+        Settled("0a" * 16, URL, f"/v1/{HOSTILE}", samples.NOW),
+    )
+    for guests in ((ACCEPTED,), (ACCEPTED, AWAY)):
+        text = guests_page(guests, now=samples.NOW, refresh=30, receipts=receipts)
+        page = Page(text)
+        assert page.wrong == [] and "<script" not in text
+        for words in ("Last receipts", "0b" * 16, "response-hash", "accepted", "/v1/completions"):
+            assert words in page.text, words

@@ -57,7 +57,7 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of published versions, of the channel, of receipts and of another allowed root are tested next to their checks."""
+    """Those of versions, of the channel, of receipts and of another allowed root are tested next to their checks."""
     elsewhere = {"root", *channel.codes, *publication.codes, *demonstration.codes, *receipt.codes}
     wanted = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
     assert wanted | elsewhere == set(CODES)

@@ -13,6 +13,7 @@ from privml.base import html
 from privml.base.html import Html
 from privml.base.times import time_text
 from privml.client.pagestyle import STYLE
+from privml.client.settled import Settled
 from privml.client.stages import Stage, Stages
 from privml.events import origin
 from privml.events.registers import REGISTERS
@@ -78,15 +79,15 @@ def verdict_page(verdict: Verdict, judgement: Judgement | None, about: str) -> s
     return html.document(verdict.name, [_box(verdict, about), *_verdict_parts(verdict, judgement)], style=STYLE)
 
 
-def guests_page(guests: Sequence[Guest], *, now: int, refresh: int) -> str:
+def guests_page(guests: Sequence[Guest], *, now: int, refresh: int, receipts: Sequence[Settled] = ()) -> str:
     """The page of a proxy's guests at ``now`` (Unix seconds): one whole, or several under a table.
 
-    A browser loads it again after ``refresh`` seconds.
+    ``receipts`` are the last ones that it checked. A browser loads the page again after ``refresh`` seconds.
     """
     names = dict.fromkeys(guest.judgement.verdict.name for guest in guests if guest.judgement is not None)
     end = f'<p class="small">{html.text(f"As of {time_text(now)}. The page is loaded again every {refresh} s.")}</p>'
     if len(guests) == 1:
-        parts = [*_guest_parts(guests[0]), end]
+        parts = [*_guest_parts(guests[0]), _receipts(receipts), end]
         return html.document(next(iter(names), guests[0].address), parts, style=STYLE, refresh=refresh)
     rows = [(guest.address, _word(guest), _said(guest)) for guest in guests]
     parts = [html.table("Guests", ("address", "verdict", ""), rows, ("address", "few", "text"))]
@@ -97,7 +98,9 @@ def guests_page(guests: Sequence[Guest], *, now: int, refresh: int) -> str:
         inside = "\n".join(part for part in _guest_parts(guest) if part)
         parts.append(f"<details{attribute}><summary>{summary}</summary>\n{inside}\n</details>")
     title = f"{', '.join(names)}: " if names else ""
-    return html.document(f"{title}{len(guests)} guests", [*parts, end], style=STYLE, refresh=refresh)
+    return html.document(
+        f"{title}{len(guests)} guests", [*parts, _receipts(receipts), end], style=STYLE, refresh=refresh
+    )
 
 
 # -- one guest of a proxy ------------------------------------------------------------------------------------------
@@ -156,6 +159,23 @@ def _stages(stages: Stages | None) -> str:
         f'<p class="small">{html.text(said)}. The guest says this of itself; the verdict does not rest on it.</p>'
         "</section>"
     )
+
+
+def _receipts(receipts: Sequence[Settled]) -> str:
+    if not receipts:
+        return ""
+    rows = [
+        (
+            time_text(each.at),
+            ", ".join(each.problems) or "accepted",
+            each.name,
+            each.target,
+            each.where.removeprefix("https://"),
+        )
+        for each in receipts
+    ]
+    heads = ("checked at", "receipt", "id", "request", "guest")
+    return html.table("Last receipts", heads, rows, ("few", "text", "value", "", "address"))
 
 
 def _kind(row: Stage) -> str:

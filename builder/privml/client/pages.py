@@ -25,6 +25,7 @@ from privml.client.gate import Decision
 from privml.client.guests import Guest, Guests
 from privml.client.page import Without
 from privml.client.pagestyle import POLICY
+from privml.client.receipts import Receipts
 from privml.client.stages import Stages
 from privml.verify.measured import columns
 
@@ -48,8 +49,9 @@ STAGES_AGE = 10.0
 class Pages:
     """The routes of one proxy. They run on one event loop."""
 
-    def __init__(self, guests: Guests) -> None:
+    def __init__(self, guests: Guests, receipts: Receipts | None = None) -> None:
         self._guests = guests
+        self._receipts = receipts
         self._stages: dict[str, tuple[float, Stages | None]] = {}
         self._asking: dict[str, asyncio.Lock] = {guest.url: asyncio.Lock() for guest in guests.all}
 
@@ -62,8 +64,10 @@ class Pages:
     async def _page(self, _: Request) -> Response:
         found = [one for each in await asyncio.gather(*map(self._shown, self._guests.all)) for one in each]
         refresh = REFRESH if self._guests.judged else REFRESH_SHUT
+        receipts = () if self._receipts is None else self._receipts.last
+        make = partial(page.guests_page, found, now=int(time.time()), refresh=refresh, receipts=receipts)
         # In a thread, because the host of a refused guest controls the size of what is compared.
-        made = await run_sync(partial(page.guests_page, found, now=int(time.time()), refresh=refresh))
+        made = await run_sync(make)
         return HTMLResponse(made, headers=HEADERS)
 
     async def _verdict(self, request: Request) -> Response:

@@ -159,7 +159,7 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Recei
         routes=[
             *(Route(f"{prefix}{{path:path}}", forwarding, methods=METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, guests), methods=["GET"]),
-            *Pages(guests).routes,
+            *Pages(guests, receipts).routes,
         ],
         lifespan=lifespan,
     )
