@@ -175,7 +175,7 @@ def _receipts(receipts: Sequence[Settled]) -> str:
         for each in receipts
     ]
     heads = ("checked at", "receipt", "id", "request", "guest")
-    return html.table("Last receipts", heads, rows, ("few", "text", "value", "", "address"))
+    return html.table("Last receipts", heads, rows, ("address", "few", "address", "address", "address"))
 
 
 def _kind(row: Stage) -> str:

@@ -50,9 +50,9 @@ dd { overflow-wrap: anywhere; }
   .events p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 6; overflow: hidden; }
   .columns section { margin: 0; } .reasons { columns: 2; margin: .5mm 0; font-size: 6.5pt; line-height: 1.2; }
   .reasons li { margin: 0 0 .8mm; padding: 0 1.5mm; border-left-width: .7mm; } .reasons p { margin: 0; }
-  .bar { height: 2mm; } .stages { margin: .5mm 0; gap: 0 3mm; } .scroll { margin: 1mm 0; }
-  th, td { padding: .3mm 1mm; }
-  details { margin: 1mm 0; padding: .5mm 2mm; } details .small { display: none; } .address { font-size: 7pt; }
+  .bar { height: 2mm; } .stages { margin: .5mm 0; gap: 0 3mm; } .scroll { margin: 1mm 0; overflow: visible; }
+  th, td { padding: .2mm 1mm; min-width: 0; font-size: 6.5pt; }
+  details { margin: 1mm 0; padding: .5mm 2mm; } details .small { display: none; } .address { font-size: 6pt; }
 }
 """
 

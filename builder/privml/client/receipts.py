@@ -50,7 +50,7 @@ Used = Callable[[Judgement], Mapping[str, Mapping[str, Any]] | None]
 _DONE = b"data: [DONE]"
 _DONE_LINE = re.compile(rb"^data: \[DONE\]", re.MULTILINE)
 _MAX_BOOTS = 64
-_LISTED = 8
+_LISTED = 5
 _FETCH = 10.0
 """Seconds for a receipt that came with no answer's trailer; a client may be waiting for the end of its answer."""
 _ID = re.compile(rb"\A[0-9a-f]{32}\Z")
