@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +21,6 @@ from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
 from privml.client import attested, kept
-from privml.client.direct import Direct
-from privml.client.guests import Guest as Served
-from privml.client.guests import Guests
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
@@ -115,13 +113,12 @@ def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
         receive(self, data)
 
     monkeypatch.setattr(kept._Connection, "data_received", data_received)
-    opened = gate(served)
-    with proxied(Guests([Served(opened, Direct(opened.upstream))])) as port:
+    with proxied(gate(served)) as port:
         for _ in range(3):
             assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
-    starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
     # The first answer is the record of the channel's keys, which the three requests are sealed for.
-    assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 3]
+    statuses = re.findall(rb"HTTP/1\.1 ([0-9]{3})", b"".join(heard))
+    assert statuses == [b"200", *[b"100", b"200"] * 3]
 
 
 def test_a_booting_guest_reports_its_stages() -> None:
