@@ -30,7 +30,7 @@ from privml.cli.main import GROUPS, TITLES, VERBS, main
 from privml.cli.measure_image import described
 from privml.client import anchors
 from privml.client.environment import client_variables
-from privml.client.gate import Check
+from privml.client.guests import Guests
 from privml.client.receipts import Receipts
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
@@ -648,9 +648,9 @@ def test_proxy_keeps_receipts_where_it_is_asked_to(
 ) -> None:
     given: list[object] = []
 
-    def serve(_: object, __: object, check: Check, *, receipts: Receipts | None, **___: object) -> None:
+    def serve(_: object, guests: Guests, *, receipts: Receipts | None, **__: object) -> None:
         if receipts is not None:
-            judgement = check(samples.document().encode(), samples.NONCE, samples.SPKI)
+            judgement = guests.all[0].gate._check(samples.document().encode(), samples.NONCE, samples.SPKI)
             (evidence,) = receipts._evidence.values()
             assert (evidence.nonce, judgement.verdict.outcome.value) == (samples.NONCE, "refused")
         given.append(receipts)
