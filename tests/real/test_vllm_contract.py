@@ -17,6 +17,7 @@ import pytest
 from tests.real import smollm2
 from tests.real.conftest import ROOT, only_full
 from tests.real.vllm_cpu import OPTIONS, RECORD, VERSION, Vllm, python
+from tests.unit.agent_gate import SIMULATED, gate, url
 from tests.unit.agent_guest import Guest, a_config, a_model, guest, prediction
 from tests.unit.proxy_thread import proxied
 
@@ -25,17 +26,12 @@ from privml.client import attested
 from privml.client.gate import Gate
 from privml.engines.engine import ServedModel
 from privml.events.configuration import Engine
-from privml.evidence.tdx import signature
-from privml.sim import quote as simulated
 from privml.verify.anchor import Built, Expected
-from privml.verify.judgement import Judgement
-from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome
 
 pytestmark = [pytest.mark.real, only_full]
 
 READY = 900.0
-SIMULATED = Policy(allow_simulated=signature.root_der(simulated.root_pem()))
 QUESTION = [{"role": "user", "content": "What is 2+2? Answer with one number."}]
 STORY = "Tell me a long story about a river, a stone and a very old bridge."
 
@@ -76,29 +72,19 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
             # The boot makes the first completions, twice, and judges them.
             assert made.boot(engine=engine, volumes=volumes, engine_wait=READY).run(), (made.said, engine.said())
             made.connect().close()
-            gate = Gate(f"https://127.0.0.1:{made.config.listen}", checked(made))
-            with proxied(gate) as port:
+            opened = gate(made)
+            with proxied(opened) as port:
                 client = openai.OpenAI(
                     base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=300
                 )
-                yield Served(made, engine, client, gate)
+                yield Served(made, engine, client, opened)
         finally:
             engine.stop()
 
 
-def checked(made: Guest):  # type: ignore[no-untyped-def]
-    expected = Expected(prediction(made), Built("out"))
-
-    def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
-        now = int(time.time())
-        return attested.judge(document, expected, SIMULATED, now=now, nonce=nonce, tls_spki_sha256=key)
-
-    return check
-
-
 def test_the_guest_with_vllm_is_attested_end_to_end(served: Served) -> None:
     found = attested.attest(
-        f"https://127.0.0.1:{served.made.config.listen}",
+        url(served.made),
         Expected(prediction(served.made), Built("out")),
         SIMULATED,
         now=int(time.time()),

@@ -152,6 +152,8 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.completion_status = 200
+        # Its answer to a chat, and the events of one that streams.
+        self.chat = b'{"choices":[]}'
         self.break_after: int | None = None
         self.events: tuple[bytes, ...] = (b"data: one\n\n", b"data: two\n\n")
         # Its answers to the boot, which asks it to count on.
@@ -180,7 +182,7 @@ class FakeEngine:
                     self._answer(engine.completion_status, text)
                 else:
                     engine.hold.wait(10)
-                    self._answer(200, b'{"choices":[]}')
+                    self._answer(200, engine.chat)
 
             def _answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)

@@ -17,6 +17,8 @@ def accepts(rule: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
         match name:
             case "type" if wanted == "integer":
                 return isinstance(value, int) and not isinstance(value, bool)
+            case "type" if wanted == "number":
+                return isinstance(value, int | float) and not isinstance(value, bool)
             case "type":
                 return isinstance(value, kinds[wanted])
             case "$ref":

@@ -94,10 +94,13 @@ def test_a_list_needs_one_to_sixteen_configurations_with_different_identifiers()
             decode_list(data)
 
 
-def test_the_first_usable_configuration_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_usable_configuration_is_chosen_but_post_quantum_before_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wing, plain = config(1, X_WING), config(2)
     assert choose([wing, plain]) == (wing, AEADS[2])
-    assert choose([plain, wing]) == (plain, AEADS[1])
+    assert choose([plain, wing]) == (wing, AEADS[2])
+    assert choose([plain, config(4)]) == (plain, AEADS[1])
     unknown = KeyConfig(3, X25519, plain.public, ((1, 0x7777), (2, 1)))
     assert unknown.preferred() is None
     assert choose([unknown, wing]) == (wing, AEADS[2])

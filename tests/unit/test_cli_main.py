@@ -30,7 +30,7 @@ from privml.cli.main import GROUPS, TITLES, VERBS, main
 from privml.cli.measure_image import described
 from privml.client import anchors
 from privml.client.environment import client_variables
-from privml.client.gate import Check
+from privml.client.guests import Guests
 from privml.client.receipts import Receipts
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
@@ -638,7 +638,8 @@ def test_proxy_prints_what_its_clients_need(
     assert lines[1] == (
         f"  NO_PROXY={here} no_proxy={here} OPENAI_BASE_URL={address} OPENAI_API_KEY=none your-program"
     )
-    assert [line[:28] for line in lines[2:]] == (["warning: https_proxy is set,"] if proxied else [])
+    assert lines[2] == f"the guests and their verdicts, for a browser: {address.removesuffix('v1')}"
+    assert [line[:28] for line in lines[3:]] == (["warning: https_proxy is set,"] if proxied else [])
     assert "password" not in outcome.stderr
 
 
@@ -647,9 +648,9 @@ def test_proxy_keeps_receipts_where_it_is_asked_to(
 ) -> None:
     given: list[object] = []
 
-    def serve(_: object, __: object, check: Check, *, receipts: Receipts | None, **___: object) -> None:
+    def serve(_: object, guests: Guests, *, receipts: Receipts | None, **__: object) -> None:
         if receipts is not None:
-            judgement = check(samples.document().encode(), samples.NONCE, samples.SPKI)
+            judgement = guests.all[0].gate._check(samples.document().encode(), samples.NONCE, samples.SPKI)
             (evidence,) = receipts._evidence.values()
             assert (evidence.nonce, judgement.verdict.outcome.value) == (samples.NONCE, "refused")
         given.append(receipts)

@@ -5,29 +5,33 @@ The prediction is made here from what the agent was given, not from what it answ
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import http.client
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attestation_samples as samples
+import openai_answers
 import pytest
+from agent_gate import check_of, gate, url
 from agent_guest import Guest, guest, prediction
+from html_page import Page
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
 from privml.channel.receipt import Usage
 from privml.client import attested, exchange
-from privml.client import kept as connections
-from privml.client.gate import Check, Gate
+from privml.client import kept as kept_connections
+from privml.client.gate import Gate
 from privml.client.receipts import Receipts
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
 from privml.verify.anchor import Built, Expected
-from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome, Verdict
 
@@ -39,10 +43,6 @@ def served() -> Iterator[Guest]:
         assert made.boot().run(), made.said
         made.connect().close()  # waits for the server
         yield made
-
-
-def url(made: Guest) -> str:
-    return f"https://127.0.0.1:{made.config.listen}"
 
 
 def judge(made: Guest, predicate: Predicate, policy: Policy = samples.SIMULATED) -> Verdict:
@@ -71,54 +71,68 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     assert "RTMR2 event 1: predicted EV_EVENT_TAG from uki.efi .initrd" in refusal.where
 
 
-def checking(served: Guest) -> Check:
-    """What judges the guest's documents."""
-    predicate = prediction(served)
-
-    def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
-        return attested.judge(
-            document,
-            Expected(predicate, Built("out")),
-            samples.SIMULATED,
-            now=int(time.time()),
-            nonce=nonce,
-            tls_spki_sha256=key,
-        )
-
-    return check
-
-
 def test_the_proxy_reaches_its_engine(served: Guest) -> None:
-    with proxied(Gate(url(served), checking(served))) as port:
+    with proxied(gate(served)) as port:
         assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
+
+
+def test_an_unmodified_openai_client_asks_and_streams_in_both_of_its_forms(
+    served: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openai = pytest.importorskip("openai")
+    monkeypatch.setattr(served.engine, "chat", openai_answers.WHOLE)
+    monkeypatch.setattr(served.engine, "events", openai_answers.EVENTS)
+    chat: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "The capital of France?"}]}
+    streamed = {**chat, "stream": True, "stream_options": {"include_usage": True}}
+
+    def said(chunks: list[Any]) -> str:
+        assert chunks[-1].usage.total_tokens == openai_answers.USAGE["total_tokens"]
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    async def ask_async(base_url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            whole = await client.chat.completions.create(**chat)
+            assert whole.choices[0].message.content == openai_answers.SAID
+            stream = await client.chat.completions.create(**streamed)
+            assert said([chunk async for chunk in stream]) == openai_answers.SAID
+
+    with proxied(gate(served)) as port:
+        base_url = f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            assert client.chat.completions.create(**chat).choices[0].message.content == openai_answers.SAID
+            assert said(list(client.chat.completions.create(**streamed))) == openai_answers.SAID
+            with pytest.raises(openai.BadRequestError, match="`service_tier` is not supported"):
+                client.chat.completions.create(**chat, service_tier="flex")
+        asyncio.run(ask_async(base_url))
 
 
 def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
     served: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent says `100 Continue` before it reads a body, also of one that has arrived already."""
-    monkeypatch.setattr(connections, "_RESTED", 0.0)
+    monkeypatch.setattr(kept_connections, "_RESTED", 0.0)
     heard: list[bytes] = []
-    receive = connections._Connection.data_received
+    receive = kept_connections._Connection.data_received
 
     def data_received(self: Any, data: bytes) -> None:
         heard.append(data)
         receive(self, data)
 
-    monkeypatch.setattr(connections._Connection, "data_received", data_received)
-    with proxied(Gate(url(served), checking(served))) as port:
+    monkeypatch.setattr(kept_connections._Connection, "data_received", data_received)
+    with proxied(gate(served)) as port:
         for _ in range(3):
             assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
-    starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
-    assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 2]
+    # The first answer is the record of the channel's keys, which the three requests are sealed for.
+    statuses = re.findall(rb"HTTP/1\.1 ([0-9]{3})", b"".join(heard))
+    assert statuses == [b"200", *[b"100", b"200"] * 3]
 
 
 @pytest.fixture
 def kept(served: Guest, tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """The port of a proxy that keeps receipts and bodies, and their folder."""
     receipts = Receipts(tmp_path / "kept", keep_bodies=True)
-    check = receipts.watching(checking(served), lambda _: None)
+    check = receipts.watching(check_of(served), lambda _: None)
     with proxied(Gate(url(served), check), receipts=receipts) as port:
         yield port, tmp_path / "kept"
 
@@ -133,6 +147,16 @@ def verdict_of(served: Guest, folder: Path, name: str) -> exchange.Judged:
         request=exchange.body_of(folder / f"{name}.request"),
         response=exchange.body_of(folder / f"{name}.response"),
     )
+
+
+def page_of(port: int) -> str:
+    """The text of the proxy's page."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/")
+        return Page(connection.getresponse().read().decode()).text
+    finally:
+        connection.close()
 
 
 def post(port: int, body: bytes) -> tuple[str, bytes]:
@@ -159,6 +183,7 @@ def test_a_third_person_verifies_a_receipt_of_the_agent(served: Guest, kept: tup
     assert found.receipt.id.hex() == name
     (folder / f"{name}.response").write_bytes(answer[:-1])
     assert [each.code for each in verdict_of(served, folder, name).verdict.refusals] == ["response-hash"]
+    assert name in page_of(port)
 
 
 def test_an_answer_whose_engine_dies_is_kept_as_cut(served: Guest, kept: tuple[int, Path]) -> None:

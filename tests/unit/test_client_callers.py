@@ -298,7 +298,7 @@ def test_serving_on_a_socket_removes_it_at_the_end(guest: Guest, tmp_path: Path)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        proxy.serve(path, [guest.url], check(), listening=listening)
+        proxy.serve(path, Guests.at([guest.url], check()), listening=listening)
     assert said == [(0, True)]
     assert not path.exists()
 

@@ -157,6 +157,13 @@ def test_a_good_receipt_is_kept_with_what_vouches_for_it(kept: Kept) -> None:
     made = exchange.decode((kept.folder / f"{NAME}.json").read_bytes())
     assert (made.document, made.nonce, made.collateral) == (DOCUMENT, samples.NONCE, COLLATERAL)
     assert kept.verdict() == []
+    (listed,) = kept.receipts.last
+    assert (listed.name, listed.where, listed.target, listed.problems) == (
+        NAME,
+        "https://127.0.0.1:8443",
+        "/v1/completions",
+        (),
+    )
     assert len(kept.guests.asked) == 1
 
 
@@ -223,6 +230,7 @@ def test_an_answer_whose_receipt_is_refused_is_not_ended(
     with caplog.at_level(logging.WARNING, "privml"):
         assert kept.ask()[1] == list(PIECES)
     assert kept.error == f"receipt {NAME} is refused: {code}"
+    assert [each.problems for each in kept.receipts.last] == [(code,)]
     assert caplog.messages == [f"https://127.0.0.1:8443: receipt {NAME} is refused: {code}"]
     assert kept.names() == [f"{NAME}.json", f"{NAME}.request", f"{NAME}.response"]
 

@@ -32,6 +32,7 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 from privml.base.dsse import IN_TOTO, Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client.ci import Workflow
+from privml.client.guests import Guests
 from privml.client.trust import Trust, trust_of
 from privml.output import manifest as manifests
 from privml.output.memory import Memories, newest
@@ -682,7 +683,8 @@ def test_the_proxy_asks_for_the_log_too(
     monkeypatch.setattr("privml.cli.proxy.time.time", lambda: NOW)
     seen: list[Any] = []
 
-    def serve(listen: Any, upstreams: Any, check: Any, **_: Any) -> None:
+    def serve(listen: Any, guests: Guests, **_: Any) -> None:
+        check = guests.all[0].gate._check
         document = samples.document().encode()
         seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
         logged_fake.staple(fake, "1.1", ["w1", "w2"])
@@ -720,7 +722,8 @@ def test_the_proxy_reads_the_index_again_at_each_verification(
     monkeypatch.setattr("privml.cli.proxy.time.time", lambda: NOW)
     seen: list[Any] = []
 
-    def serve(listen: Any, upstreams: Any, check: Any, **_: Any) -> None:
+    def serve(listen: Any, guests: Guests, **_: Any) -> None:
+        check = guests.all[0].gate._check
         document = samples.document().encode()
         seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
         revoke(fake)

@@ -18,6 +18,7 @@ from privml.evidence.facts import collect
 from privml.evidence.nvidia import rim, roles
 from privml.sim import gpu, gpupki
 from privml.verify import nvidia
+from privml.verify.channelkey import channel
 from privml.verify.check import CODES
 from privml.verify.publication import demonstration, publication
 from privml.verify.receipts import receipt
@@ -56,8 +57,8 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of published versions, of receipts and of another allowed root are tested next to their checks."""
-    elsewhere = {"root", *publication.codes, *demonstration.codes, *receipt.codes}
+    """Those of versions, of the channel, of receipts and of another allowed root are tested next to their checks."""
+    elsewhere = {"root", *channel.codes, *publication.codes, *demonstration.codes, *receipt.codes}
     wanted = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
     assert wanted | elsewhere == set(CODES)
     assert not wanted & elsewhere

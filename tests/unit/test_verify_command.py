@@ -11,6 +11,7 @@ import attestation_samples as samples
 import guest_fake
 import pytest
 from guest_fake import Guest
+from html_page import Page
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
 from test_readers_files import LOG, QUOTE, REPORT
 
@@ -201,6 +202,23 @@ def test_large_files_are_not_read_whole(files: Path, capsys: pytest.CaptureFixtu
             file.truncate(1 << 40)
         outcome = Outcome(capsys, "verify", "doc.json", *BASE, *words)
         assert outcome.code == code, name
+
+
+def test_the_verdict_is_written_as_a_page_too(
+    guest: Guest,
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = Outcome(capsys, "verify", guest.url, *BASE)
+    assert (plain.code, Outcome(capsys, "verify", guest.url, *BASE, "--html", "a.html").stdout) == (10, plain.stdout)
+    text = Page((place / "a.html").read_text()).text
+    assert "ACCEPTED-SIMULATED (no hardware vouches for this)" in text
+    assert f"{guest.url}, as of 2026-11-18T11:06:40Z" in text
+    refused = Outcome(capsys, "verify", "bundle.json", *BASE[:2], "--html", "b.html", "--json")
+    assert (refused.code, json.loads(refused.stdout)["outcome"]) == (8, "refused")
+    text = Page((place / "b.html").read_text()).text
+    assert "simulated: the quote comes from a simulation" in text
+    assert f"bundle.json, {OF_THE_BUNDLE}, as of 2026-11-18T11:06:40Z" in text
 
 
 def test_the_library_judges_bundles(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,13 @@ def test_the_product_makes_them_in_one_place() -> None:
         "Judgement": {"verify/check.py"},
         "_JUDGED": {"verify/judgement.py"},
     }
-    assert {field.name for field in dataclasses.fields(Judgement)} == {"verdict", "facts"}
+    assert {field.name for field in dataclasses.fields(Judgement)} == {
+        "verdict",
+        "facts",
+        "launch",
+        "accepted",
+        "agent_events",
+    }
 
 
 def test_an_exception_is_refused_unless_the_policy_names_it() -> None:

@@ -16,6 +16,7 @@ import test_client_trust as published_cases
 import test_verify_nvidia as gpu_cases
 import test_verify_receipts as receipt_cases
 import test_verify_tdx as tdx_cases
+from sealed_guest import X25519, SealedGuest
 
 from privml.events import agent
 from privml.events.event import Evidence
@@ -140,6 +141,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nonce short": ({"nonce": b""}, {"nonce"}),
     "key": ({"tls_spki_sha256": bytes(32)}, {"tls-key"}),
     "key missing": ({"tls_spki_sha256": None}, {"tls-key"}),
+    "no channel key": ({"channel_record": b"{}"}, {"channel-key"}),
+    "no channel record": (
+        {"facts": dataclasses.replace(FACTS, keys=SealedGuest([X25519]).keys), "channel_record": b""},
+        {"channel-record"},
+    ),
     "no tls key": ({"facts": no_keys()}, {"tls-key"}),
     "no tls key, no connection": ({"facts": no_keys(), "tls_spki_sha256": None}, {"tls-key"}),
     "variant": ({"facts": header(variant="development"), "policy": samples.SIMULATED}, {"variant"}),

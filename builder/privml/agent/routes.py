@@ -31,6 +31,7 @@ from privml.agent.usage import Ledger
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
 from privml.channel import receipt, usage
+from privml.channel.ohttp import GATEWAY
 from privml.channel.token import CLOCK_PATH, USAGE
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
@@ -260,7 +261,7 @@ def _kind(asked: Asked) -> str:
         return "inference"
     if asked.path.startswith(services.PREFIX):
         return "service"
-    return {ATTESTATION: "attestation", gateway.GATEWAY: "sealed"}.get(asked.path, "other")
+    return {ATTESTATION: "attestation", GATEWAY: "sealed"}.get(asked.path, "other")
 
 
 def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:

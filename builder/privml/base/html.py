@@ -6,6 +6,8 @@ than the screen scrolls inside its own box. Text becomes part of a page only thr
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -17,7 +19,6 @@ _LONG = 24
 # Digests and Base64, which nobody reads as words.
 _CODE = re.compile(r"[0-9a-f]{32,}|[A-Za-z0-9+]{65,}={0,2}")
 _GROUP = re.compile(r".{16}(?=.)")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 class Html(str):
@@ -64,12 +65,13 @@ a { color: #1f5fa8; }
 @media (max-width: 40rem) { dl { display: block; } dd { margin: 0 0 .5rem; } }
 pre { background: #f5f5f5; padding: .6rem 1rem; white-space: pre-wrap; overflow-x: auto; }
 :focus-visible { outline: .15rem solid #1f5fa8; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   body { color: #e8e8e8; background: #161616; } thead th, pre { background: #262626; }
   th, td, details { border-color: #3a3a3a; } .still, .open { color: #f0b060; }
   .same { background: #10301a; } .differs { background: #3a1512; } .wanted { background: #14263d; }
   a, :focus-visible { outline-color: #8db8ec; } a { color: #8db8ec; }
 }
+@media print { :root { color-scheme: light; } }
 """
 
 
@@ -77,22 +79,32 @@ def _theme() -> str:
     """The colours of pictures, in light and dark."""
     light = " ".join(f"--svg-{name}: {colour};" for colour, (name, _) in svg.THEME.items())
     dark = " ".join(f"--svg-{name}: {colour};" for name, colour in svg.THEME.values())
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
 _COLOURS = _theme()
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A page of HTML ``parts``; empty ones are left out."""
+def document(title: str, parts: Iterable[str], *, style: str = "", refresh: int | None = None) -> str:
+    """A page of HTML ``parts``; empty ones are left out.
+
+    ``style`` is added to the style of every page. A page with ``refresh`` is loaded again after so many seconds.
+    """
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">\n'
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{attribute(title)}</title><style>{_STYLE}{_COLOURS}</style></head><body><main>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{attribute(policy(style))}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{again}'
+        f"<title>{attribute(title)}</title><style>{_STYLE}{_COLOURS}{style}</style></head><body><main>\n"
         f"<h1>{text(title)}</h1>\n"
     )
     return head + "\n".join(part for part in parts if part) + "\n</main></body></html>\n"
+
+
+def policy(style: str = "") -> str:
+    """The Content-Security-Policy of a `document`: its own style, and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(f"{_STYLE}{_COLOURS}{style}".encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 def table(

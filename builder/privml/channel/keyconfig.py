@@ -92,8 +92,11 @@ def distinct(configs: Iterable[KeyConfig]) -> tuple[KeyConfig, ...]:
 
 
 def choose(configs: Iterable[KeyConfig]) -> tuple[KeyConfig, Aead]:
-    """The first configuration that this machine can use, and its AEAD; ``EvidenceError`` if it can use none."""
-    for config in configs:
+    """The configuration to seal for, and its AEAD; ``EvidenceError`` if this machine can use none.
+
+    It is the first that is post-quantum, whatever the order, else the first.
+    """
+    for config in sorted(configs, key=lambda one: not one.kem.post_quantum):
         if config.kem in usable() and (aead := config.preferred()) is not None:
             return config, aead
     raise EvidenceError("key configs: none with algorithms that are known here")

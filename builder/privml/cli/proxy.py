@@ -17,17 +17,22 @@ from privml.cli.anchor import AnchorWords, anchor_options, collateral_of, refuse
 from privml.cli.output import show
 from privml.cli.policy import policy_of
 from privml.cli.trusted import TrustWords
+from privml.cli.via import via_options
 from privml.client import attested
+from privml.client.behind import guests_behind
 from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
+from privml.client.guests import Guests
 from privml.client.proxy import serve
 from privml.client.receipts import Receipts
+from privml.client.terminator import Terminator
 from privml.client.tokens import GuestTokens
 from privml.verify.judgement import Judgement
 
 
 @click.command()
-@click.argument("upstreams", metavar="URL...", nargs=-1, required=True)
+@click.argument("upstreams", metavar="[URL...]", nargs=-1)
+@via_options
 @anchor_options
 @click.option(
     "--listen",
@@ -91,6 +96,7 @@ from privml.verify.judgement import Judgement
 def proxy(
     upstreams: tuple[str, ...],
     *,
+    terminator: Terminator | None,
     expect: Path | None,
     trust: tuple[str, str] | None,
     trusted: TrustWords,
@@ -117,12 +123,17 @@ def proxy(
     fails, clients are answered 403 with every reason, and no byte of a prompt is sent. While a guest is verified
     again, the last judgement stays in force until --max-age; without one, clients are answered 503.
 
+    Requests are sealed for a key inside the guest, if it has one. With --via they go through somebody else's TLS
+    server that way: it learns when and how much is sent, and nothing else. All guests behind it are found, and
+    each one that passes can answer each request.
+
     \b
     Examples:
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --trust root.json demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
       privml-build proxy https://ONE:8443 https://TWO:8443 --expect out/demo-cpu
+      privml-build proxy --via https://api.example --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
       privml-build proxy https://HOST:8443 --expect out/demo-cpu \\
@@ -134,7 +145,12 @@ def proxy(
     proxy. The variables for the real address are printed at start.
 
     Every user and program of this machine can use the port; web pages cannot. --token and --socket restrict it.
+
+    A browser at http://127.0.0.1:8000/ shows the guests with their verdicts and measured events, and asks for the
+    token as password if there is one; /privml/guests and /privml/verdict are the same as JSON.
     """
+    if bool(upstreams) is (terminator is not None):
+        raise UsageError("expected one or more URLs, or --via URL")
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
     if keep_bodies and receipts_folder is None:
@@ -153,11 +169,18 @@ def proxy(
     callers = Callers(allowed, None if token_file is None else token_of(token_file))
     logging.getLogger("privml").setLevel(logging.INFO)
 
-    def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
+    def check(document: bytes, nonce: bytes, shown: bytes) -> Judgement:
         now = int(time.time())
         # Read again each time, so that a revocation reaches a proxy that runs.
         return attested.judge(
-            document, expected(now), policy, now=now, nonce=nonce, tls_spki_sha256=spki, collateral=collateral
+            document,
+            expected(now),
+            policy,
+            now=now,
+            nonce=nonce,
+            tls_spki_sha256=shown if terminator is None else None,
+            channel_record=None if terminator is None else shown,
+            collateral=collateral,
         )
 
     def listening(port: int) -> None:
@@ -172,23 +195,23 @@ def proxy(
             variables["OPENAI_API_KEY"] = f'"$(cat {shlex.quote(str(token_file))})"'
         show(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
         show(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
+        page = variables["OPENAI_BASE_URL"].removesuffix("v1")
+        password = "" if token_file is None else " (any user name, and the token as password)"
+        show(f"the guests and their verdicts, for a browser: {page}{password}", err=True)
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
     def used(judgement: Judgement) -> Mapping[str, Mapping[str, Any]] | None:
         return attested.used(collateral, judgement.facts.header.tee)
 
-    serve(
-        where,
-        upstreams,
-        check if receipts is None else receipts.watching(check, used),
-        callers=callers,
-        tokens=None if guest_tokens is None else GuestTokens(guest_tokens),
-        interval=interval,
-        max_age=max_age,
-        listening=listening,
-        receipts=receipts,
-    )
+    checked = check if receipts is None else receipts.watching(check, used)
+    if terminator is None:
+        guests = Guests.at(upstreams, checked, interval=interval, max_age=max_age)
+    else:
+        guests = guests_behind(terminator, checked, interval=interval, max_age=max_age)
+    if guest_tokens is not None:
+        guests.present = GuestTokens(guest_tokens).present
+    serve(where, guests, callers=callers, listening=listening, receipts=receipts)
 
 
 def _address(listen: str) -> tuple[str, int]:

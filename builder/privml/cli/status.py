@@ -43,15 +43,7 @@ def status(url: str, *, watch: bool, timeout: int | None, as_json: bool) -> None
     found = _watched(where, timeout, quiet=as_json) if watch else stages.fetch(where, timeout or stages.TIMEOUT)
     parked = found.parked
     if as_json:
-        print_json(
-            {
-                "verified": False,
-                "ready": found.ready,
-                "parked": None if parked is None else parked.name,
-                "seconds": found.seconds,
-                "stages": [stages.as_json(row) for row in found.rows],
-            }
-        )
+        print_json({"verified": False, **stages.table_json(found)})
     elif not watch:
         show(*map(_line, found.rows))
     if parked is not None:

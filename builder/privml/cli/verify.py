@@ -16,18 +16,25 @@ from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
 from privml.cli.trusted import TrustWords
+from privml.cli.via import via_options
 from privml.client import attested, subject
+from privml.client.page import verdict_page
 from privml.client.subject import Subject
+from privml.client.terminator import Terminator
 from privml.evidence.bundle import is_bundle
 from privml.evidence.sections import FORMAT as ATTESTATION
 from privml.statement.untrusted import UntrustedError
+from privml.verify.anchor import Anchored
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 from privml.verify.publication import unproven
 from privml.verify.report import render
 from privml.verify.verdict import Outcome
 
 
 @click.command()
-@click.argument("source", metavar="URL|FILE")
+@click.argument("source", metavar="[URL|FILE]", required=False)
+@via_options
 @anchor_options
 @explain_option
 @click.option("--nonce", metavar="HEX", help="Your nonce (64 hex digits), which the document in FILE is to be for.")
@@ -43,13 +50,21 @@ from privml.verify.verdict import Outcome
     type=click.Path(path_type=Path),
     help="Write a bundle to this file: document, nonce, key, time and collateral, for another person to judge.",
 )
+@click.option(
+    "--html",
+    "html_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the verdict to this file, as a page that prints on one sheet of A4.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @conformance_options
 @click.pass_context
 def verify(
     context: click.Context,
-    source: str,
+    source: str | None,
     *,
+    terminator: Terminator | None,
     expect: Path | None,
     trust: tuple[str, str] | None,
     trusted: TrustWords,
@@ -64,6 +79,7 @@ def verify(
     spki: str | None,
     at: str | None,
     save: Path | None,
+    html_file: Path | None,
     as_json: bool,
 ) -> None:
     """Request the attestation of the guest at URL and check it against an image that you built, or that others did.
@@ -71,6 +87,9 @@ def verify(
     Instead of a URL, a FILE can be checked: a bundle of `--save`, or a captured document. Nothing in a file proves to
     you that the guest still runs; the first line says whose nonce was used and as of which time. Exit status: 0
     accepted, 8 refused (with every reason), 9 malformed, 10 accepted but only as a simulation.
+
+    With --via, one of the guests behind somebody else's TLS server is checked. The verdict is then about that guest's
+    channel key, and says so: send what only that channel carries, as `proxy --via` does.
 
     \b
     Examples:
@@ -82,6 +101,9 @@ def verify(
         --trust root.json demo-cpu@2026.11.1 --index https://SERVER/measurements
       privml-build verify https://HOST:8443 \\
         --trust root.json demo-cpu --log-policy policy.txt
+      privml-build verify https://HOST:8443 --expect out/demo-cpu \\
+        --html verdict.html
+      privml-build verify --via https://api.example --expect out/demo-cpu
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
@@ -90,15 +112,23 @@ def verify(
     """
     words = AnchorWords(expect, trust, trusted)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
-    remote = source.startswith("https://")
+    if (source is None) is (terminator is None):
+        raise UsageError("expected a URL, a FILE, or --via URL, and only one of them")
+    if terminator is not None and save is not None:
+        raise UsageError(
+            "--save: a bundle is about the key of a connection; --via gives a verdict on the channel key"
+        )
+    source = source or ""
+    remote = terminator is not None or source.startswith("https://")
     if remote and any(given.values()):
         raise UsageError("--nonce and --spki are for a captured document, not for a URL")
     if remote and at is not None:
         raise UsageError("--at is for a file; a guest is judged now")
     if not remote and not Path(source).is_file():
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
-    if save is not None and not save.parent.is_dir():
-        raise UsageError(f"--save {save}: there is no directory {save.parent}")
+    for option, file in (("--save", save), ("--html", html_file)):
+        if file is not None and not file.parent.is_dir():
+            raise UsageError(f"{option} {file}: there is no directory {file.parent}")
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
@@ -108,6 +138,8 @@ def verify(
     except UntrustedError as error:
         # Whatever time a file is judged at, the index must count now.
         verdict = unproven(*words.wanted, error)
+        if html_file is not None:
+            write_atomic(html_file, verdict_page(verdict, None, f"As of {time_text(now)}").encode())
         if as_json:
             print_json({**verdict.to_dict(), "nonce_of": None, "judged_at": now})
         else:
@@ -119,8 +151,8 @@ def verify(
     offline = offline or not (remote or service)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy, past=at is not None)
     if remote:
-        fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        found, judged_at, judgement = _of(fetched), now, fetched.judgement
+        found, judgement = _live(source, terminator, expected, policy, now=now, collateral=collateral)
+        judged_at = now
     else:
         data = _start_of(Path(source))
         try:
@@ -136,10 +168,15 @@ def verify(
     if save is not None and made is not None:
         write_atomic(save, made.encode())
         show(f"nonce {made.nonce.hex()}, spki {made.tls_spki_sha256.hex()}: {save}", err=True)
+    about = "" if remote else found.about(judged_at, now)
+    if html_file is not None:
+        where = source if terminator is None else f"a guest behind {terminator.where.url}"
+        when = f", as of {time_text(judged_at)}" if remote else about.removesuffix(" (now)")
+        write_atomic(html_file, verdict_page(verdict, judgement, f"{where}{when}").encode())
     if as_json:
         print_json({**verdict.to_dict(), "nonce_of": found.nonce_of, "judged_at": judged_at})
     else:
-        show_text(render(verdict, "" if remote else found.about(judged_at, now)))
+        show_text(render(verdict, about))
     missing = [] if found.bundle is not None else [option for option, value in given.items() if value is None]
     if not remote and missing and not as_json:
         said = f"give {' and '.join(missing)}, which the document was fetched with; a bundle of `--save` holds both"
@@ -150,8 +187,32 @@ def verify(
     context.exit(verdict.exit_code)
 
 
-def _of(fetched: attested.Attested) -> Subject:
-    return Subject(fetched.document, fetched.nonce, fetched.tls_spki_sha256, subject.CALLER)
+def _live(
+    url: str,
+    terminator: Terminator | None,
+    expected: Anchored,
+    policy: Policy,
+    *,
+    now: int,
+    collateral: attested.Collateral | None,
+) -> tuple[Subject, Judgement]:
+    """The document of the guest at ``url``, or of one behind ``terminator``, and its judgement."""
+    if terminator is None:
+        fetched = attested.attest(url, expected, policy, now=now, collateral=collateral)
+        found = Subject(fetched.document, fetched.nonce, fetched.tls_spki_sha256, subject.CALLER)
+        return found, fetched.judgement
+    (offered,) = terminator.offered(limit=1)
+    found = Subject(offered.document, offered.nonce, None, subject.CALLER)
+    return found, attested.judge(
+        offered.document,
+        expected,
+        policy,
+        now=now,
+        nonce=offered.nonce,
+        tls_spki_sha256=None,
+        channel_record=offered.record,
+        collateral=collateral,
+    )
 
 
 def _time(text: str | None, found: Subject, now: int) -> int:

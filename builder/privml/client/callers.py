@@ -8,6 +8,7 @@ with requests that need no permission (a POST of plain text), or read answers th
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import os
@@ -27,6 +28,8 @@ from privml.base.errors import HostError, UsageError
 from privml.base.files import read_start
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
+VERDICT_PATHS = ("/", "/privml/verdict", "/privml/guests")
+"""What the proxy itself shows of its guests (`client.pages`)."""
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 _MAX_TOKEN = 1024
@@ -38,6 +41,7 @@ _FIELD_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,63}"
 _PREFLIGHT_SECONDS = "600"
 # What a page may read of an answer besides its body and content type.
 _EXPOSED = "x-request-id, retry-after"
+_BASIC = 'Basic realm="privml-build proxy: the token as password", charset="UTF-8"'
 _NOT_CROSS_SITE = ("same-origin", "none")
 
 
@@ -89,6 +93,10 @@ class Guarded:
                     "origin_refused",
                     f"Sec-Fetch-Site: got {_shown(sites)}: a page of elsewhere made this request",
                 )
+        elif scope["path"] in VERDICT_PATHS:
+            return error_response(
+                403, "origin_refused", f"Origin: got {_shown(origins)}, expected none for this path"
+            )
         elif len(origins) > 1 or origins[0] not in self._callers.origins:
             return error_response(
                 403,
@@ -99,11 +107,17 @@ class Guarded:
         return None
 
     def _unknown(self, scope: Scope, headers: Headers) -> Response | None:
-        """The refusal of a caller without the token. `/healthz` says nothing that needs one."""
+        """The refusal of a caller without the token. `/healthz` says nothing that needs one.
+
+        A browser cannot send it as programs do, so for a page it is a password, with any user name.
+        """
         expected = self._callers.token
         if expected is None or scope["path"] == "/healthz":
             return None
+        page = scope["path"] in VERDICT_PATHS
         kind, _, got = headers.get("authorization", "").partition(" ")
+        if page and kind.lower() == "basic":
+            kind, got = "bearer", _password(got.strip())
         same = hmac.compare_digest(*(hashlib.sha256(word.encode()).digest() for word in (got.strip(), expected)))
         if kind.lower() == "bearer" and same:
             return None
@@ -111,9 +125,17 @@ class Guarded:
         return error_response(
             401,
             "token_refused",
-            f"token: got {found}, expected that of the proxy, as OPENAI_API_KEY",
-            headers={"WWW-Authenticate": "Bearer"},
+            f"token: got {found}, expected that of the proxy, as {'password' if page else 'OPENAI_API_KEY'}",
+            headers={"WWW-Authenticate": _BASIC if page else "Bearer"},
         )
+
+
+def _password(credentials: str) -> str:
+    """The password of HTTP's Basic scheme (RFC 7617); empty if it is malformed."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def error_response(

@@ -70,7 +70,7 @@ class Decision:
         word = f"{self.verdict.outcome.value}{self.verdict.relaxations}" if self.open else "refused"
         said = f"{word}: {self.verdict.name}"
         reasons = ", ".join(dict.fromkeys(refusal.code for refusal in self.refusals))
-        return f"{said}, against {self.verdict.anchor}" + (f": {reasons}" if reasons else "")
+        return f"{said}, against {self.verdict.anchor}{self.verdict.bound}" + (f": {reasons}" if reasons else "")
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -113,6 +113,10 @@ class Gate:
         """The decision in force: the accepted one if it is not too old, else the newest, or None."""
         with self._lock:
             return self._in_force()
+
+    def age(self, decision: Decision) -> float:
+        """Seconds since the verification of ``decision`` began."""
+        return self._clock() - decision.made
 
     def decide(self, *, fresh: bool = False, not_keys: AttestedKeys | None = None) -> Decision:
         """The decision in force. Verifies first if there is none that can be used, or ``fresh`` is requested.

@@ -20,6 +20,7 @@ from anyio.to_thread import run_sync
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.direct import Direct
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.client.sealing import Sealed
 from privml.client.ways import Answer, Asked, Judged, Unsent, Way
 from privml.verify.verdict import Refusal
 
@@ -44,11 +45,11 @@ class NotOpen(PrivmlError):
 
 
 class Guest:
-    """One guest: its gate, the way to it, and how many answers of it are open (``busy``)."""
+    """One guest: its gate, the way to it (by default direct and sealed), and how many answers are open (``busy``)."""
 
     def __init__(self, gate: Gate, way: Way | None = None) -> None:
         self.gate = gate
-        self.way: Way = way or Direct(gate.upstream)
+        self.way: Way = way or Sealed(Direct(gate.upstream))
         self.busy = 0
         self.turn = 0
         """The number of the last request that it was asked; the first is 1."""

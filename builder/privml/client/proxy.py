@@ -26,11 +26,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD
-from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision
+from privml.client.gate import Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
+from privml.client.pages import Pages
 from privml.client.receipts import SHOWN, Receipts
-from privml.client.tokens import GuestTokens
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
 
@@ -61,27 +61,19 @@ class _Ended(PrivmlError):
 
 def serve(
     listen: tuple[str, int] | Path,
-    upstreams: Sequence[str],
-    check: Check,
+    guests: Guests,
     *,
     callers: Callers = ANYBODY_HERE,
-    tokens: GuestTokens | None = None,
-    interval: float = INTERVAL,
-    max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
     receipts: Receipts | None = None,
 ) -> None:
-    """Verify the guests at ``upstreams`` and serve on ``listen``, (host, port) or the path of a Unix socket.
+    """Verify ``guests`` and serve on ``listen``, (host, port) or the path of a Unix socket, until interrupted.
 
-    It runs until interrupted. ``check`` judges a fetched document (`client.gate.Check`). A refused guest does not
-    stop the proxy: clients are answered by another one, or get 403 with the reasons, and the guest is verified again
-    on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0 for a Unix
-    socket), once it listens. With ``receipts``, whose `Receipts.watching` made ``check``, each answer of an engine
-    needs one. ``tokens`` are shown to the guests that they are for.
+    A refused guest does not stop the proxy: clients are answered by another one, or get 403 with the reasons, and it
+    is verified again on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0
+    for a Unix socket), once it listens. With ``receipts``, whose `Receipts.watching` made the gates' check, each
+    answer of an engine needs one.
     """
-    guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
-    if tokens is not None:
-        guests.present = tokens.present
     if not isinstance(listen, Path):
         server(listen, guests, listening, callers, receipts).run()
         return
@@ -167,6 +159,7 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Recei
         routes=[
             *(Route(f"{prefix}{{path:path}}", forwarding, methods=METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, guests), methods=["GET"]),
+            *Pages(guests, receipts).routes,
         ],
         lifespan=lifespan,
     )

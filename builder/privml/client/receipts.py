@@ -18,7 +18,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +34,7 @@ from privml.channel.receipt import Body
 from privml.client.exchange import Exchange
 from privml.client.gate import Check
 from privml.client.guests import Guests
+from privml.client.settled import Settled
 from privml.client.ways import Answer, Asked
 from privml.verify.judgement import Judgement
 from privml.verify.receipts import ReceiptCase
@@ -49,6 +50,7 @@ Used = Callable[[Judgement], Mapping[str, Mapping[str, Any]] | None]
 _DONE = b"data: [DONE]"
 _DONE_LINE = re.compile(rb"^data: \[DONE\]", re.MULTILINE)
 _MAX_BOOTS = 64
+_LISTED = 5
 _FETCH = 10.0
 """Seconds for a receipt that came with no answer's trailer; a client may be waiting for the end of its answer."""
 _ID = re.compile(rb"\A[0-9a-f]{32}\Z")
@@ -123,6 +125,12 @@ class Receipts:
         self._keep_bodies = keep_bodies
         self._lock = threading.Lock()  # of the field below
         self._evidence: OrderedDict[bytes, _Evidence] = OrderedDict()
+        self._last: deque[Settled] = deque(maxlen=_LISTED)
+
+    @property
+    def last(self) -> tuple[Settled, ...]:
+        """The last receipts, the newest first."""
+        return tuple(reversed(self._last))
 
     def watching(self, check: Check, used: Used) -> Check:
         """``check``, whose documents are kept for the receipts of their guests."""
@@ -186,12 +194,15 @@ class Receipts:
     ) -> None:
         """Check the receipt and keep it; ``HostError`` if it is missing or refused."""
         where = answer.judged.where.url
+        settled = Settled(sent.name, where, sent.asked.target, int(time.time()))
         try:
             envelope = await self._envelope(guests, answer, sent.name)
             problems = _problems(envelope, answer, sent, response)
         except PrivmlError as error:
+            self._last.append(replace(settled, problems=(error.message,)))
             log.warning("%s: receipt %s: %s", where, sent.name, error.message)
             raise HostError(f"receipt {sent.name}: {error.message}") from error
+        self._last.append(replace(settled, problems=tuple(problems)))
         with _written(self._folder):
             await run_sync(partial(self._keep, envelope, answer, sent, draft))
         if problems:

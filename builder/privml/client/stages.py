@@ -35,6 +35,17 @@ def remedy(row: Row) -> str:
     return next((text for start, text in _REMEDIES if cause.startswith(start)), "")
 
 
+def table_json(found: StageTable) -> dict[str, Any]:
+    """The table in `status --json`."""
+    parked = found.parked
+    return {
+        "ready": found.ready,
+        "parked": None if parked is None else parked.name,
+        "seconds": found.seconds,
+        "stages": [as_json(row) for row in found.rows],
+    }
+
+
 def as_json(row: Row) -> dict[str, Any]:
     """A stage in `status --json`."""
     return {

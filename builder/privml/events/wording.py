@@ -130,26 +130,37 @@ def difference_line(
     also compared with ``near``, events of ``left`` at which the two differ: a command line from the host is one
     more event, with a text similar to the predicted one's.
     """
+    said = "; ".join(half for half in difference_halves(left, right, names, near) if half)
     place = f"{register.upper()} event {position}"
+    return f"{place}: {said}" if said else place
+
+
+def difference_halves(
+    left: Event | LoggedEvent | None,
+    right: Event | LoggedEvent | None,
+    names: tuple[str, str] = ("predicted", "logged"),
+    near: Sequence[Event | LoggedEvent] = (),
+) -> tuple[str, str]:
+    """The parts of a `difference_line` about ``left`` and ``right``; one is empty where the other says it all."""
     ours, theirs = names
     predicted = ours == "predicted"
     if right is None:
-        return f"{place}: {f'missing: {ours}' if predicted else f'only {ours} has'} {words(left)}" if left else place
+        return f"{f'missing: {ours}' if predicted else f'only {ours} has'} {words(left)}" if left else "", ""
     if left is None:
         for one in near:
             if (changed := word_changes(_text(one), _text(right))) is not None:
                 new = types.type_name(right.type)
                 more = f"not {ours}: {theirs}" if predicted else f"only {theirs} has"
-                return f"{place}: {more} {new}, the text of {words(one, note=False)} {changed}"
-        return f"{place}: {f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
+                return "", f"{more} {new}, the text of {words(one, note=False)} {changed}"
+        return "", f"{f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
     if isinstance(left, LoggedEvent) and isinstance(right, LoggedEvent) and _same_words(left.entry, right.entry):
         said = f"{types.type_name(left.type)} {explain_event(left.entry)}"
         digests = f"{left.digest.hex()[:16]} ({ours}) and {right.digest.hex()[:16]} ({theirs})"
-        return f"{place}: {said}: the words are the same, the digest is {digests}"
+        return f"{said}: the words are the same, the digest is {digests}", ""
     changed = word_changes(_text(left), _text(right))
     if changed is None:
-        return f"{place}: {ours} {words(left)}; {theirs} {words(right)}"
-    return f"{place}: {ours} {words(left, note=False)}; {theirs} {types.type_name(right.type)} {changed}"
+        return f"{ours} {words(left)}", f"{theirs} {words(right)}"
+    return f"{ours} {words(left, note=False)}", f"{theirs} {types.type_name(right.type)} {changed}"
 
 
 def _same_words(one: LogEntry, other: LogEntry) -> bool:

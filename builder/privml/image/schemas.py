@@ -1,4 +1,4 @@
-"""JSON Schemas of recipes, platforms, locks, manifests and policies.
+"""JSON Schemas of recipes, platforms, locks, manifests and policies, and the OpenAPI documents of the engines.
 
 Schemas of recipes, platforms and locks are generated from their pydantic models. The manifest has a hand-written
 decoder, so its schema is written here and a test compares the two. The policy's is generated from its fields.
@@ -6,6 +6,7 @@ decoder, so its schema is written here and a test compares the two. The policy's
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from privml.events.configuration import MAX_GPUS
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
+from privml.image import openapi
 from privml.lock.models import LATE, LATE_OF_DRIVERS, LATE_OF_MODELS, Lock, ToolsLock
 from privml.output.manifest import FORMAT
 from privml.recipe import manual, schema
@@ -163,7 +165,12 @@ def files() -> dict[str, bytes]:
         MANIFEST_FILE: manifest_schema(),
         POLICY_FILE: {"$schema": schema.DIALECT, **policyfile.schema()},
     }
-    return schema.files() | {name: strictjson.pretty(schema.plain(body)) for name, body in made.items()}
+    return (
+        schema.files()
+        | {name: strictjson.pretty(schema.plain(body)) for name, body in made.items()}
+        # Bounds of numbers may be fractions, which canonical JSON has no form for.
+        | {name: f"{json.dumps(body, indent=2)}\n".encode() for name, body in openapi.files().items()}
+    )
 
 
 def write(folder: Path) -> None:

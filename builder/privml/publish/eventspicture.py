@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from privml.base.errors import printable
 from privml.base.svg import AMBER, BLUE, GREEN, Picture
+from privml.events import origin
 from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR3, RTMRS
 
@@ -18,21 +18,6 @@ _FILL = {
     Evidence.SOURCE: AMBER,
     Evidence.LEARNT: AMBER,
 }
-_NAME = "(its name)"
-_SHORT = (
-    ("firmware.fd variable ", ""),
-    ("firmware.fd CFV", "variables' volume (CFV)"),
-    ("firmware: separator after the Secure Boot variables", "separator"),
-    ("firmware: separator before the boot option starts", "separator"),
-    ("firmware: boot option starts", "Calling EFI Application"),
-    ("firmware: Exit Boot Services Returned with Success", "Exit Boot Services: success"),
-    ("firmware: Exit Boot Services Invocation", "Exit Boot Services: called"),
-    ("uki.efi .cmdline as the kernel's LoadOptions", "command line (LoadOptions)"),
-    ("uki.efi .initrd with the stub's additions", "initrd as handed over"),
-    ("etc/smbios/smbios-tables type 1", "SMBIOS type 1, by the stub"),
-    ("etc/smbios/smbios-tables", "SMBIOS tables"),
-)
-_LINE_OF_A_RECIPE = re.compile(r" \([^()]+:[0-9]+ [^()]+\)$")
 _LONGEST = 27
 
 
@@ -50,7 +35,7 @@ def draw(
     """
     groups: list[tuple[str, list[Event]]] = []
     for event in events:
-        if event.register == RTMR3 or _NAME in event.origin:
+        if event.register == RTMR3 or origin.is_name(event.origin):
             continue
         if not groups or groups[-1][0] != event.register:
             groups.append((event.register, []))
@@ -90,10 +75,6 @@ def _fill(levels: Mapping[str, Evidence], register: str) -> str:
     return _FILL[levels.get(register, Evidence.SOURCE)]
 
 
-def _short(origin: str) -> str:
-    origin = _LINE_OF_A_RECIPE.sub("", printable(origin))
-    for long, short in _SHORT:
-        if origin.startswith(long):
-            origin = short + origin[len(long) :]
-            break
-    return origin if len(origin) <= _LONGEST else f"{origin[: _LONGEST - 2]}.."
+def _short(text: str) -> str:
+    what = origin.short(origin.split(printable(text))[0])
+    return what if len(what) <= _LONGEST else f"{what[: _LONGEST - 2]}.."

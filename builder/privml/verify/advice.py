@@ -90,6 +90,14 @@ ADVICE: Mapping[str, str] = {
     "nonce": "Give `--nonce` for a captured document, or ask again.",
     "report-data": "Do not send: these are parts of two documents.",
     "tls-key": "Give `--spki` for a captured document. Otherwise somebody else holds the connection: do not send.",
+    "channel-key": (
+        "Ask again: the record may be of another guest behind the same address, or of another boot. Otherwise "
+        "somebody else made the channel's keys: do not send."
+    ),
+    "channel-record": (
+        "Ask the operator whether the terminator passes `/.well-known/privml-channel` on, and whether the image has "
+        "a channel. Otherwise do not send."
+    ),
     "variant": "It is another image.",
     "development": "Use the production image.",
     "purpose": _DO_NOT_SEND,

@@ -21,14 +21,14 @@ from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import denied, nvidia, publication, receipts, tdx
+from privml.verify import channelkey, denied, nvidia, publication, receipts, tdx
 from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 from privml.verify.publication import DemonstrationCase
 from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
-from privml.verify.verdict import Outcome, Refusal, Verdict
+from privml.verify.verdict import Binding, Outcome, Refusal, Verdict
 
 RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
 """One record per TEE; `Policy` has a field of the same name."""
@@ -46,6 +46,13 @@ class Case:
     tls_spki_sha256: bytes | None
     launch: MeasuredLaunch | None
     devices: CheckedDevices = NO_DEVICES
+    channel_record: bytes | None = None
+
+    @property
+    def channel(self) -> channelkey.ChannelCase | None:
+        """The input of the check of the channel's keys; None if the verdict rests on the TLS key."""
+        found = self.channel_record
+        return None if found is None else channelkey.ChannelCase(self.facts.keys, found)
 
     @property
     def device_case(self) -> nvidia.DeviceCase:
@@ -94,17 +101,21 @@ def verify(
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
     devices: CheckedDevices = NO_DEVICES,
+    channel_record: bytes | None = None,
 ) -> Judgement:
     """Judge one document. Of several published versions, the one with the most registers in common is compared.
 
     ``nonce`` is the caller's 32-byte nonce, ``tls_spki_sha256`` the SHA-256 of the public key of the connection that
     delivered the document (and will carry the prompts). If either is None, the verdict is a refusal. ``devices`` is
     the result of checking the evidence of GPUs (`evidence.devices`).
+
+    With ``channel_record``, the signed record of the channel's keys (no bytes if the guest gave none), the verdict
+    rests on the attested channel key instead of the connection's key, which is then not compared.
     """
     if isinstance(expected, Candidates):
         expected = max(expected.versions, key=lambda one: _equal(facts, _closest(facts, one.predicate.launches)))
     launch = _closest(facts, expected.predicate.launches)
-    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices, channel_record)
     refusals = tuple(_refusals(case))
     relaxed = _relaxed(case, refusals)
     verdict = Verdict(
@@ -118,8 +129,9 @@ def verify(
         relaxed=relaxed,
         models=expected.models,
         learnt=_learnt(launch),
+        binding=Binding.TLS_KEY if case.channel is None else Binding.CHANNEL_KEY,
     )
-    return Judgement(verdict, facts)
+    return Judgement(verdict, facts, launch, _expected_values(case), case.agent_events or ())
 
 
 def _learnt(launch: MeasuredLaunch | None) -> tuple[str, ...]:
@@ -225,12 +237,14 @@ def agent_log(case: Case) -> Iterator[Refusal]:
     }
 )
 def binding(case: Case) -> Iterator[Refusal]:
-    """Check that the evidence covers the nonce, the sections and the key of this connection."""
+    """Check that the evidence covers the nonce, the sections and, without a channel, this connection's key."""
     facts = case.facts
     if case.nonce is None or not hmac.compare_digest(facts.nonce, case.nonce):
         yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if case.nonce is None else case.nonce.hex())
     if facts.claims.report_data != facts.report_data:
         yield Refusal("report-data", facts.claims.report_data.hex(), facts.report_data.hex())
+    if case.channel is not None:
+        return
     attested = facts.keys.find(*TLS_KEY)
     if attested is None or case.tls_spki_sha256 != attested:
         got = "no connection" if case.tls_spki_sha256 is None else case.tls_spki_sha256.hex()
@@ -279,6 +293,8 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from check(evidence)
     for core in (registers, agent_log, binding, header, exceptions):
         yield from core(case)
+    if case.channel is not None:
+        yield from channelkey.channel(case.channel)
     for device_check in nvidia.CHECKS:
         yield from device_check(case.device_case)
     yield from denied.samples(case.facts)
@@ -297,6 +313,17 @@ def _equal(facts: Facts, launch: MeasuredLaunch | None) -> int:
     if launch is None:
         return -1
     return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
+
+
+def _expected_values(case: Case) -> dict[str, tuple[bytes, ...]]:
+    """The accepted values of each register that is compared."""
+    launch, found = case.launch, {}
+    for register in () if launch is None else REGISTERS[launch.tee]:
+        if launch is None or (register == LAYOUTS[launch.tee].runtime and case.agent_events is None):
+            continue
+        if (values := _accepted(case, launch, register)) is not None:
+            found[register] = values
+    return found
 
 
 def _outcome(case: Case) -> Outcome:
@@ -318,6 +345,8 @@ def _notes(case: Case) -> Iterator[str]:
         platform = "the platform is genuine" if _genuine(case) else "no hardware vouches for this guest"
         yield f"a demonstration: one person made all keys, so nobody else vouches for this image; {platform}"
     yield from case.rules.notes(case.evidence)
+    if case.channel is not None:
+        yield from channelkey.notes(case.channel)
     yield from nvidia.notes(case.device_case)
     if case.publication is not None:
         yield from publication.notes(case.publication.version)
@@ -363,6 +392,7 @@ CODES: Mapping[str, str] = _union(
         registers,
         agent_log,
         binding,
+        channelkey.channel,
         header,
         *nvidia.CHECKS,
         denied.samples,

@@ -5,20 +5,29 @@ Sending a prompt requires `AttestedKeys`, so nothing can be sent to a guest that
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 
+from privml.base.errors import Refused
+from privml.events.agent import AgentEvent
 from privml.evidence.facts import Facts
-from privml.evidence.sections import KEY_SIZES, TLS_KEY, Keys
-from privml.verify.verdict import Outcome, Verdict
+from privml.evidence.sections import CHANNEL_KEY, KEY_SIZES, TLS_KEY, Keys
+from privml.statement.launch import MeasuredLaunch
+from privml.verify.verdict import Binding, Outcome, Verdict
 
 _JUDGED = object()
 
 
 @dataclass(frozen=True)
 class AttestedKeys:
-    """The public keys of an accepted guest. Only `Judgement.keys` creates them; other calls raise ``TypeError``."""
+    """The public keys of an accepted guest. Only `Judgement.keys` creates them; other calls raise ``TypeError``.
+
+    ``binding`` is what the verdict rests on. With the channel key, no TLS key is found here: whoever ends TLS is not
+    the guest, so nothing may be sent but what is sealed.
+    """
 
     _keys: Keys
+    binding: Binding = Binding.TLS_KEY
     judged: InitVar[object] = None
 
     def __post_init__(self, judged: object) -> None:
@@ -27,6 +36,8 @@ class AttestedKeys:
 
     def find(self, use: str, alg: str) -> bytes | None:
         """The key for a use and algorithm; None if there is none or `evidence.sections` does not know the pair."""
+        if (use, alg) == TLS_KEY and self.binding is not Binding.TLS_KEY:
+            return None
         return self._keys.find(use, alg) if (use, alg) in KEY_SIZES else None
 
     @property
@@ -36,22 +47,40 @@ class AttestedKeys:
 
     @property
     def tls_spki_sha256(self) -> bytes:
-        """SHA-256 (32 bytes) of the public key that the guest's TLS connections must have."""
+        """SHA-256 (32 bytes) of the public key that the guest's TLS connections must have.
+
+        ``Refused`` where the verdict rests on the channel key.
+        """
         key = self.find(*TLS_KEY)
-        assert key is not None  # `verify.check.binding` refuses a document without one
+        if key is None:  # else `verify.check.binding` refused a document without one
+            raise Refused(
+                "channel-key: the verdict rests on the channel key, expected one on the TLS key of this connection"
+            )
         return key
+
+    @property
+    def channel_key(self) -> bytes | None:
+        """The Ed25519 key (32 bytes) that signs the keys of the sealed channel; None if the guest has no channel."""
+        return self.find(*CHANNEL_KEY)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Result of `verify.check.verify`: the verdict, and the facts it is based on."""
+    """Result of `verify.check.verify`: the verdict, the facts it is based on, and what they were compared with.
+
+    ``launch`` is the predicted one, None if there is none for this TEE. ``accepted`` has the accepted values of its
+    registers, and ``agent_events`` the expected ones, both for the policy's purpose.
+    """
 
     verdict: Verdict
     facts: Facts
+    launch: MeasuredLaunch | None = None
+    accepted: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    agent_events: tuple[AgentEvent, ...] = ()
 
     @property
     def keys(self) -> AttestedKeys | None:
         """The attested keys; None if the verdict is a refusal."""
         if self.verdict.outcome is Outcome.REFUSED:
             return None
-        return AttestedKeys(self.facts.keys, _JUDGED)
+        return AttestedKeys(self.facts.keys, self.verdict.binding, _JUDGED)

@@ -14,7 +14,13 @@ _HEADLINES = {
 }
 
 
-def _headline(verdict: Verdict) -> str:
+def headline(verdict: Verdict) -> str:
+    """The outcome in capitals, with the limits of an acceptance and what the policy relaxed."""
+    relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
+    return f"{_outcome(verdict)}{relaxations}"
+
+
+def _outcome(verdict: Verdict) -> str:
     if verdict.outcome is Outcome.ACCEPTED_SIMULATED and is_demonstration(verdict.anchor):
         return "ACCEPTED-SIMULATED (only a demonstration)"  # a note says whether the hardware is genuine
     return _HEADLINES[verdict.outcome]
@@ -28,10 +34,8 @@ def render(verdict: Verdict, about: str = "") -> str:
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
-    relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
-    headline = f"{_headline(verdict)}{relaxations}"
     variant = f" ({verdict.variant})" if verdict.variant else ""
-    lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
+    lines = [f"{headline(verdict)}: {verdict.name}{variant}, against {verdict.anchor}{verdict.bound}{about}"]
     if verdict.learnt:
         names = ", ".join(register.upper() for register in verdict.learnt)
         lines.append(f"  learnt: {names}, copied from captures of machines; no rule predicts the value")

@@ -18,6 +18,13 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
+class Binding(StrEnum):
+    """What ties a document to the machine that requests go to: the refusal code of that check."""
+
+    TLS_KEY = "tls-key"
+    CHANNEL_KEY = "channel-key"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One reason: ``code`` (a key of `verify.check.CODES`), found and expected values; ``where`` names the
@@ -40,7 +47,8 @@ class Verdict:
 
     ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
     default policy would have given and that a policy file accepts. ``models`` are those of the expected image.
-    ``learnt`` are the registers whose expected value was copied from captures of machines.
+    ``learnt`` are the registers whose expected value was copied from captures of machines. ``binding`` says which key
+    the verdict is about.
     """
 
     outcome: Outcome
@@ -53,6 +61,14 @@ class Verdict:
     relaxed: tuple[Refusal, ...] = ()
     models: tuple[ExpectedModel, ...] = ()
     learnt: tuple[str, ...] = ()
+    binding: Binding = Binding.TLS_KEY
+
+    @property
+    def bound(self) -> str:
+        """The part of a first line that says what may be sent; empty where it is all on the judged connection."""
+        return ", for its channel key only: nothing may travel outside the channel" * (
+            self.binding is Binding.CHANNEL_KEY
+        )
 
     @property
     def accepted(self) -> bool:
@@ -86,6 +102,7 @@ class Verdict:
             "published": self.anchor.to_dict() if isinstance(self.anchor, Published) else None,
             "shape": self.shape,
             "learnt": list(self.learnt),
+            "binding": self.binding.value,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "relaxed": [refusal.to_dict() for refusal in self.relaxed],
             "notes": list(self.notes),
