@@ -16,18 +16,24 @@ from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
 from privml.cli.trusted import TrustWords
+from privml.cli.via import via_options
 from privml.client import attested, subject
 from privml.client.subject import Subject
+from privml.client.terminator import Terminator
 from privml.evidence.bundle import is_bundle
 from privml.evidence.sections import FORMAT as ATTESTATION
 from privml.statement.untrusted import UntrustedError
+from privml.verify.anchor import Anchored
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 from privml.verify.publication import unproven
 from privml.verify.report import render
 from privml.verify.verdict import Outcome
 
 
 @click.command()
-@click.argument("source", metavar="URL|FILE")
+@click.argument("source", metavar="[URL|FILE]", required=False)
+@via_options
 @anchor_options
 @explain_option
 @click.option("--nonce", metavar="HEX", help="Your nonce (64 hex digits), which the document in FILE is to be for.")
@@ -48,8 +54,9 @@ from privml.verify.verdict import Outcome
 @click.pass_context
 def verify(
     context: click.Context,
-    source: str,
+    source: str | None,
     *,
+    terminator: Terminator | None,
     expect: Path | None,
     trust: tuple[str, str] | None,
     trusted: TrustWords,
@@ -72,6 +79,9 @@ def verify(
     you that the guest still runs; the first line says whose nonce was used and as of which time. Exit status: 0
     accepted, 8 refused (with every reason), 9 malformed, 10 accepted but only as a simulation.
 
+    With --via, one of the guests behind somebody else's TLS server is checked. The verdict is then about that guest's
+    channel key, and says so: send what only that channel carries, as `proxy --via` does.
+
     \b
     Examples:
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
@@ -82,6 +92,7 @@ def verify(
         --trust root.json demo-cpu@2026.11.1 --index https://SERVER/measurements
       privml-build verify https://HOST:8443 \\
         --trust root.json demo-cpu --log-policy policy.txt
+      privml-build verify --via https://api.example --expect out/demo-cpu
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
@@ -90,7 +101,14 @@ def verify(
     """
     words = AnchorWords(expect, trust, trusted)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
-    remote = source.startswith("https://")
+    if (source is None) is (terminator is None):
+        raise UsageError("expected a URL, a FILE, or --via URL, and only one of them")
+    if terminator is not None and save is not None:
+        raise UsageError(
+            "--save: a bundle is about the key of a connection; --via gives a verdict on the channel key"
+        )
+    source = source or ""
+    remote = terminator is not None or source.startswith("https://")
     if remote and any(given.values()):
         raise UsageError("--nonce and --spki are for a captured document, not for a URL")
     if remote and at is not None:
@@ -119,8 +137,8 @@ def verify(
     offline = offline or not (remote or service)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy, past=at is not None)
     if remote:
-        fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        found, judged_at, judgement = _of(fetched), now, fetched.judgement
+        found, judgement = _live(source, terminator, expected, policy, now=now, collateral=collateral)
+        judged_at = now
     else:
         data = _start_of(Path(source))
         try:
@@ -150,8 +168,32 @@ def verify(
     context.exit(verdict.exit_code)
 
 
-def _of(fetched: attested.Attested) -> Subject:
-    return Subject(fetched.document, fetched.nonce, fetched.tls_spki_sha256, subject.CALLER)
+def _live(
+    url: str,
+    terminator: Terminator | None,
+    expected: Anchored,
+    policy: Policy,
+    *,
+    now: int,
+    collateral: attested.Collateral | None,
+) -> tuple[Subject, Judgement]:
+    """The document of the guest at ``url``, or of one behind ``terminator``, and its judgement."""
+    if terminator is None:
+        fetched = attested.attest(url, expected, policy, now=now, collateral=collateral)
+        found = Subject(fetched.document, fetched.nonce, fetched.tls_spki_sha256, subject.CALLER)
+        return found, fetched.judgement
+    (offered,) = terminator.offered(limit=1)
+    found = Subject(offered.document, offered.nonce, None, subject.CALLER)
+    return found, attested.judge(
+        offered.document,
+        expected,
+        policy,
+        now=now,
+        nonce=offered.nonce,
+        tls_spki_sha256=None,
+        channel_record=offered.record,
+        collateral=collateral,
+    )
 
 
 def _time(text: str | None, found: Subject, now: int) -> int:

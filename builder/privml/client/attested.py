@@ -92,13 +92,15 @@ def judge(
     now: int,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
+    channel_record: bytes | None = None,
     collateral: Collateral | None = None,
     device_collateral: NvidiaCollateral | None = None,
     bundled: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
-    ``now`` is Unix seconds by the caller's own clock. ``collateral`` and ``device_collateral`` (of GPUs) replace the
+    ``now`` is Unix seconds by the caller's own clock. With ``channel_record`` the verdict rests on the channel key
+    (`verify.check.verify`). ``collateral`` and ``device_collateral`` (of GPUs) replace the
     document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
     """
     parsed = document.parse(data)
@@ -117,7 +119,14 @@ def judge(
         device_collateral = nvidia_collateral.of(parsed.collateral)
     checked_devices = devices.check(found, device_collateral, now=now, simulated_roots=policy.nvidia.allow_simulated)
     return verify(
-        found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256, devices=checked_devices
+        found,
+        checked,
+        expected,
+        policy,
+        nonce=nonce,
+        tls_spki_sha256=tls_spki_sha256,
+        devices=checked_devices,
+        channel_record=channel_record,
     )
 
 
@@ -135,23 +144,32 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     if there is no response or the guest is not ready; then the message lists its boot stages, which are not
     authenticated.
     """
-    where = endpoint(url)
-    connection = GuestConnection(where, timeout=timeout)
+    connection = GuestConnection(endpoint(url), timeout=timeout)
+    body = fetch_over(connection, nonce, explained=True)
+    assert connection.peer_spki_sha256 is not None
+    return Fetched(body, connection.peer_spki_sha256)
+
+
+def fetch_over(connection: GuestConnection, nonce: bytes, *, explained: bool = False) -> bytes:
+    """The document that comes over ``connection``, which is used for nothing else; errors as of `fetch`.
+
+    With ``explained``, another connection to the same address asks a guest that is not ready for its stages.
+    """
+    where, timeout = connection.where, connection.deadline.seconds
     try:
         status, body = connection.get(f"{PATH}?nonce={nonce.hex()}", document.MAX_DOCUMENT)
-        key = connection.peer_spki_sha256
     except TimeoutError as error:
         raise HostError(f"{where.url}: no attestation document: timed out after {timeout:g} s") from error
     except (OSError, http.client.HTTPException) as error:
         raise HostError(f"{where.url}: no attestation document: {_printable(reason(error))}") from error
     finally:
         connection.abort()
-    assert key is not None
     if status == 503:
-        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where, connection.deadline)}".rstrip())
+        known = _stages(where, connection.deadline) if explained else ""
+        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{known}".rstrip())
     if status != 200:
         raise HostError(f"{where.url}: status {status} for an attestation document: {_reason(body)}")
-    return Fetched(body, key)
+    return body
 
 
 def _stages(where: Endpoint, deadline: Deadline) -> str:

@@ -53,8 +53,8 @@ class Endpoint:
         return f"https://{host}:{self.port}"
 
 
-def endpoint(url: str) -> Endpoint:
-    """Read ``https://HOST[:PORT]`` (port 8443 when left out); ``UsageError`` for anything more or else."""
+def endpoint(url: str, *, default_port: int = DEFAULT_PORT) -> Endpoint:
+    """Read ``https://HOST[:PORT]``; ``UsageError`` for anything more or else."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -64,7 +64,7 @@ def endpoint(url: str) -> Endpoint:
     if parts.scheme != "https" or not host or not plain:
         hint = f"try https://{url}" if "://" not in url else "leave out the path, it is always the same"
         raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint=hint)
-    return Endpoint(host, port or DEFAULT_PORT)
+    return Endpoint(host, port or default_port)
 
 
 class _TimedSocket(ssl.SSLSocket):
@@ -143,13 +143,14 @@ class GuestConnection(http.client.HTTPSConnection):
     """An unauthenticated HTTPS connection, to be used only for fetching a document.
 
     ``peer_spki_sha256`` (32 bytes) is the SHA-256 of the peer's public key once connected. ``timeout`` is in seconds
-    from now and for everything, connecting included; ``deadline.renew()`` gives more.
+    from now and for everything, connecting included; ``deadline.renew()`` gives more. ``context`` is `tls_context` by
+    default.
     """
 
     response_class = _Response
 
-    def __init__(self, where: Endpoint, *, timeout: float) -> None:
-        self._tls = tls_context()
+    def __init__(self, where: Endpoint, *, timeout: float, context: ssl.SSLContext | None = None) -> None:
+        self._tls = context or tls_context()
         super().__init__(where.host, where.port, context=self._tls)
         self._where = where
         self._raw: socket.socket | None = None
@@ -175,6 +176,11 @@ class GuestConnection(http.client.HTTPSConnection):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def where(self) -> Endpoint:
+        """The address."""
+        return self._where
 
     @contextlib.contextmanager
     def cut_at_deadline(self) -> Iterator[None]:

@@ -1,0 +1,183 @@
+"""The guests behind somebody else's TLS terminator: judged on their channel keys, reached by sealed requests only.
+
+One gate judges all of them, because one address stands for all. A request is sealed for every accepted guest, so
+whichever the load balancer chooses can answer it; a guest that was not judged cannot open it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from anyio.to_thread import run_sync
+
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
+from privml.client.channel import MAX_GUESTS, Channel, repeatable
+from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.client.kept import Connections
+from privml.client.sealing import NotOpened, Recipient, fetched_record, send_sealed
+from privml.client.terminator import Offered, Terminator
+from privml.client.ways import Answer, Asked, Judged
+
+log = logging.getLogger("privml")
+
+_BETWEEN = 5.0
+"""Seconds between two judgements that requests cause."""
+
+
+@dataclass(frozen=True)
+class Behind(Decision):
+    """An open decision about several guests; ``judgement`` is that of the first."""
+
+    recipients: tuple[Recipient, ...] = ()
+
+
+class ChannelGate(Gate):
+    """The gate of all guests behind a terminator. ``check`` gets the record instead of the connection's key."""
+
+    def __init__(
+        self,
+        terminator: Terminator,
+        check: Check,
+        *,
+        interval: float = INTERVAL,
+        max_age: float = MAX_AGE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(terminator.where.url, check, interval=interval, max_age=max_age, clock=clock)
+        self.terminator = terminator
+        self._known: dict[bytes, Recipient] = {}  # by keys section; only the verifying thread uses it
+
+    def recipients(self, decision: Decision) -> tuple[Recipient, ...]:
+        """The guests of a decision whose own judgement is not too old."""
+        if not isinstance(decision, Behind):
+            return ()
+        return tuple(one for one in decision.recipients if self._young(one))
+
+    def _young(self, one: Recipient) -> bool:
+        return self._clock() - one.judged.decision.made < self._max_age
+
+    def _judge(self) -> Decision:
+        """Judge every guest that the terminator shows. One that was not seen this time stays until it is too old."""
+        began = self._clock()
+        failed: Decision | None = None
+        accepted: dict[bytes, Recipient] = {}
+        try:
+            for one in self.terminator.offered(self._timeout):
+                decision = self._decision(began, one)
+                if isinstance(decision, Recipient):
+                    accepted[decision.channel.keys.section_sha256] = decision
+                else:
+                    failed = failed or decision
+                    log.warning("%s: a guest behind it is not used: %s", self.upstream.url, decision.message)
+        except PrivmlError as error:
+            return Decision(began, error=error)
+        others = {name: one for name, one in self._known.items() if self._young(one) and name not in accepted}
+        known = list({**accepted, **others}.items())[:MAX_GUESTS]
+        self._known = dict(known)
+        if not known:
+            return failed or Decision(began, error=HostError(f"{self.upstream.url}: no guest gave a document"))
+        recipients = tuple(one for _, one in known)
+        first = recipients[0].judged.decision
+        return Behind(first.made, first.judgement, None, recipients)
+
+    def _decision(self, began: float, one: Offered) -> Recipient | Decision:
+        try:
+            judgement = self._check(one.document, one.nonce, one.record)
+            decision = Decision(began, judgement)
+            if decision.keys is None:
+                return decision
+            return Recipient(Channel.of(decision.keys, one.record), Judged(self.upstream, decision))
+        except PrivmlError as error:
+            return Decision(began, error=error)
+
+
+class Front:
+    """The `client.ways.Way` to the guests behind a terminator. Used on one event loop."""
+
+    def __init__(self, gate: ChannelGate, terminator: Terminator) -> None:
+        self._gate = gate
+        self._carrier = Connections(terminator.where, terminator.tls_context(), _anybody)
+        self._newer: dict[bytes, Channel] = {}
+        self._judged_again = float("-inf")
+
+    async def send(self, asked: Asked, judged: Judged) -> Answer:
+        """Send a request, sealed for every guest of the decision; errors are those of `client.ways.Way.send`.
+
+        When the guest that got it could not open it, the records are fetched again, then the guests are judged again,
+        and the request is sealed again each time. That it was not opened is said outside the channel, so a request that
+        may have effects is not sent twice.
+        """
+        recipients = self._recipients(judged.decision)
+        try:
+            return await self._sent(asked, recipients)
+        except NotOpened:
+            changed = await self._renewed(recipients)
+            if not repeatable(asked.method, asked.target):
+                if not changed:
+                    self._gate.renew()
+                raise
+        # Also without newer keys: the load balancer may choose another guest now.
+        with contextlib.suppress(NotOpened):
+            return await self._sent(asked, self._recipients(judged.decision))
+        # Whoever ends TLS can say at each request that it was not opened; the guests do not pay for that.
+        now = time.monotonic()
+        fresh, self._judged_again = now - self._judged_again >= _BETWEEN, now
+        decision = await run_sync(partial(self._gate.decide, fresh=fresh))
+        return await self._sent(asked, self._recipients(decision))
+
+    def settled(self, decision: Decision) -> None:
+        """Forget the records of guests that the decision does not accept."""
+        accepted = {one.channel.keys.section_sha256 for one in self._gate.recipients(decision)}
+        self._newer = {name: found for name, found in self._newer.items() if name in accepted}
+
+    def close(self) -> None:
+        """Close what is kept."""
+        self._newer = {}
+        self._carrier.close()
+
+    async def _sent(self, asked: Asked, recipients: tuple[Recipient, ...]) -> Answer:
+        return await send_sealed(self._carrier, asked, recipients)
+
+    def _recipients(self, decision: Decision) -> tuple[Recipient, ...]:
+        """The guests of a decision, each with its newest record; ``Refused`` without any."""
+        found = self._gate.recipients(decision)
+        if not found:
+            raise Refused(decision.message)
+        return tuple(replace(one, channel=self._newest(one.channel)) for one in found)
+
+    def _newest(self, known: Channel) -> Channel:
+        newer = self._newer.get(known.keys.section_sha256)
+        return known if newer is None or newer.record.seq <= known.record.seq else newer
+
+    async def _renewed(self, recipients: tuple[Recipient, ...]) -> bool:
+        """Fetch records a few times; True if a guest of ``recipients`` has a newer generation of keys."""
+        changed = False
+        for _ in range(2 * len(recipients)):
+            try:
+                data = await fetched_record(self._carrier, recipients[0].judged)
+            except HostError:
+                continue
+            changed |= any(self._take(one.channel, data) for one in recipients)
+        return changed
+
+    def _take(self, known: Channel, data: bytes) -> bool:
+        """Keep the record if the same attested key signed it and it is newer than what is known; True then."""
+        try:
+            found = Channel.of(known.keys, data)
+        except (Refused, EvidenceError):
+            return False
+        name = known.keys.section_sha256
+        if found.record.seq <= max(known.record.seq, self._newer.get(name, known).record.seq):
+            return False
+        self._newer[name] = found
+        return True
+
+
+def _anybody(_: ssl.SSLObject) -> None:
+    """Nothing is asked of whoever ends TLS, but the certificate that the TLS context checks."""

@@ -1,0 +1,305 @@
+"""Guests behind somebody else's TLS terminator: found, judged on their channel keys, and sent sealed requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import attestation_samples as samples
+import pytest
+import terminator_fake
+from sealed_guest import X25519, SealedGuest
+from terminator_fake import PROBLEM, Front
+from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
+
+from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.client import attested, behind
+from privml.client.behind import Behind, ChannelGate
+from privml.client.channel import GATEWAY
+from privml.client.gate import Decision
+from privml.client.sealing import NotOpened
+from privml.client.terminator import Terminator
+from privml.client.ways import Answer, Asked, Judged, Unsent
+from privml.verify.judgement import Judgement
+
+CANARY = b"canary-7f1c5a52d1a94cb09a7b2c46f0"
+PROMPT = Asked("POST", "/v1/completions", ((b"content-type", b"application/json"),), b'{"prompt":"%s"}' % CANARY)
+NOTE = Asked("POST", "/x/notes/1", (), b"a note")
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    with terminator_fake.running(Front(tmp_path, SealedGuest([X25519]))) as made:
+        yield made
+
+
+def terminator(front: Front) -> Terminator:
+    return Terminator.at(front.url, front.authority)
+
+
+def check(document: bytes, nonce: bytes, record: bytes) -> Judgement:
+    return attested.judge(
+        document, samples.EXPECTED, samples.SIMULATED, now=samples.NOW, nonce=nonce, tls_spki_sha256=None,
+        channel_record=record,
+    )  # fmt: skip
+
+
+class Talk:
+    """A gate and the way behind it."""
+
+    def __init__(self, front: Front) -> None:
+        self.now = 0.0
+        self.gate = ChannelGate(terminator(front), check, clock=lambda: self.now)
+        self.renewed = 0
+
+    def ask(self, *asked: Asked, decision: Decision | None = None) -> list[tuple[Answer, bytes] | PrivmlError]:
+        """Each request's answer with its whole body, or the error."""
+
+        async def every() -> list[tuple[Answer, bytes] | PrivmlError]:
+            way = behind.Front(self.gate, self.gate.terminator)
+            found: list[tuple[Answer, bytes] | PrivmlError] = []
+            judged = Judged(self.gate.upstream, decision or self.gate.decide())
+            for one in asked:
+                try:
+                    answer = await way.send(one, judged)
+                    try:
+                        found.append((answer, b"".join([piece async for piece in answer.pieces])))
+                    finally:
+                        answer.close()
+                except PrivmlError as error:
+                    found.append(error)
+            way.close()
+            return found
+
+        return asyncio.run(every())
+
+
+def sections(decision: Decision) -> set[bytes]:
+    assert isinstance(decision, Behind)
+    return {one.channel.keys.section_sha256 for one in decision.recipients}
+
+
+def test_every_guest_behind_one_address_is_found_and_judged(front: Front) -> None:
+    front.guests += [SealedGuest([X25519]) for _ in range(2)]
+    decision = Talk(front).gate.decide()
+    assert decision.open
+    assert sections(decision) == {guest.keys.sha256 for guest in front.guests}
+
+
+def test_a_request_goes_sealed_to_whoever_is_next_and_the_answer_names_the_guest(front: Front) -> None:
+    front.guests.append(SealedGuest([X25519]))
+    named = []
+    for found in Talk(front).ask(PROMPT, PROMPT, PROMPT, PROMPT):
+        assert not isinstance(found, PrivmlError)
+        answer, body = found
+        assert (answer.status, body) == (200, b"onetwo")
+        assert answer.header(b"content-type") == b"text/event-stream"
+        assert answer.trailers() == ((b"x-end", b"1"),)
+        keys = answer.judged.decision.keys
+        assert keys is not None
+        named.append(keys.section_sha256)
+    assert front.prompts() == [PROMPT.body] * 4
+    assert named == [guest.keys.sha256 for guest, _ in front.opened]
+    assert set(named) == {guest.keys.sha256 for guest in front.guests}
+    assert {(method, path) for method, path, body in front.seen if body} == {("POST", GATEWAY)}
+    assert not any(CANARY in body for _, _, body in front.seen)
+
+
+def test_when_one_guest_goes_the_next_request_is_answered(front: Front) -> None:
+    front.guests.append(SealedGuest([X25519]))
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.guests.pop()
+    ((answer, _),) = talk.ask(PROMPT, decision=decision)  # type: ignore[misc]
+    assert answer.judged.decision.keys.section_sha256 == front.guests[0].keys.sha256
+
+
+def test_new_keys_of_the_same_boot_are_fetched_and_the_request_is_sent_again_once(front: Front) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.guests[0].rotate()
+    asks = len(front.seen)
+    ((_, body),) = talk.ask(PROMPT, decision=decision)  # type: ignore[misc]
+    assert body == b"onetwo"
+    assert not any("attestation" in path for _, path, _ in front.seen[asks:]), "the same judgement"
+    assert [method for method, *_ in front.seen[asks:]].count("POST") == 2
+
+
+def test_a_record_that_the_attested_key_did_not_sign_is_not_used(front: Front) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    other = SealedGuest([X25519])
+    front.guests[0].rotate()
+    front.altered = lambda _: other.record
+    (found,) = talk.ask(PROMPT, decision=decision)
+    assert isinstance(found, PrivmlError)
+    assert front.opened == []
+
+
+def test_after_a_restart_the_guest_is_judged_again_before_anything_is_sealed_for_it(front: Front) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.guests[0] = SealedGuest([X25519])
+    ((answer, _),) = talk.ask(PROMPT, decision=decision)  # type: ignore[misc]
+    assert answer.judged.decision.keys.section_sha256 == front.guests[0].keys.sha256
+    assert front.prompts() == [PROMPT.body]
+
+
+def test_what_may_have_effects_is_not_sent_again(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    renewed: list[bool] = []
+    monkeypatch.setattr(talk.gate, "renew", lambda: renewed.append(True))
+    front.outside = (400, "application/problem+json", PROBLEM)
+    (found,) = talk.ask(NOTE, decision=decision)
+    assert isinstance(found, NotOpened)
+    assert [method for method, *_ in front.seen].count("POST") == 1
+    assert renewed == [True], "the next request finds what is new"
+
+
+def test_a_guest_that_is_not_accepted_gets_nothing(front: Front) -> None:
+    """The operator puts a machine of its own behind the same address."""
+    stranger = SealedGuest([X25519])
+    stranger.document = lambda nonce: samples.document(  # type: ignore[method-assign]
+        samples.extends(4 << 30, "evil"), nonce=nonce, keys=stranger.keys
+    )
+    front.guests.append(stranger)
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    assert sections(decision) == {front.guests[0].keys.sha256}
+    for found in talk.ask(PROMPT, PROMPT, decision=decision):
+        assert not isinstance(found, PrivmlError)
+    assert {guest for guest, _ in front.opened} == {front.guests[0]}
+    front.guests = [stranger]
+    assert not Talk(front).gate.decide().open
+
+
+def test_a_guest_that_was_not_seen_stays_until_its_judgement_is_too_old(front: Front) -> None:
+    gone = SealedGuest([X25519])
+    front.guests.append(gone)
+    talk = Talk(front)
+    assert len(sections(talk.gate.decide())) == 2
+    front.guests.remove(gone)
+    talk.now = 300.0
+    decision = talk.gate.decide(fresh=True)
+    assert gone.keys.sha256 in sections(decision)
+    talk.now = 601.0
+    assert [one.channel.keys.section_sha256 for one in talk.gate.recipients(decision)] == [
+        front.guests[0].keys.sha256
+    ]
+    assert talk.gate.recipients(Decision(0.0)) == ()
+
+
+def test_a_cut_answer_is_an_error_and_never_a_short_answer(front: Front) -> None:
+    front.cut = True
+    (found,) = Talk(front).ask(PROMPT)
+    assert isinstance(found, HostError)
+    assert found.message == "the sealed answer could not be opened: it was cut or altered, or is of another machine"
+
+
+@pytest.mark.parametrize(
+    ("outside", "kind"),
+    [
+        ((200, "application/json", b'{"choices":[]}'), HostError),
+        ((200, "message/ohttp-chunked-res", b'{"choices":[]}'), HostError),
+        ((200, "message/ohttp-chunked-res", b""), HostError),
+        ((400, "application/json", b'{"error":{"code":"replay"}}'), HostError),
+        ((403, "text/html", b"<html>"), HostError),
+        ((503, "text/html", b"<html>"), Unsent),
+        ((429, "text/html", b"<html>"), Unsent),
+    ],
+)
+def test_nothing_outside_the_channel_is_an_answer(
+    outside: tuple[int, str, bytes], kind: type[PrivmlError], front: Front
+) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.outside = outside
+    found, note = talk.ask(PROMPT, NOTE, decision=decision)
+    assert type(found) is kind
+    assert type(note) is HostError
+    assert "html" not in found.message
+
+
+def test_a_hostile_terminator_does_not_make_guests_quote_at_every_request(front: Front) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.outside = (400, "application/problem+json", PROBLEM)
+    found = talk.ask(*[PROMPT] * 4, decision=decision)
+    assert {type(one) for one in found} == {NotOpened}
+    assert sum("attestation" in path for _, path, _ in front.seen) == 2
+
+
+def test_without_a_record_the_verdict_names_it(front: Front) -> None:
+    front.altered = lambda _: b"<html>"
+    decision = Talk(front).gate.decide()
+    assert [refusal.code for refusal in decision.refusals] == ["channel-record"]
+
+
+def test_a_terminator_with_another_certificate_or_without_guests_is_no_address(front: Front, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    elsewhere = terminator_fake.certificate(tmp_path / "other")
+    with pytest.raises(HostError, match="certificate verify failed"):
+        Terminator.at(front.url, elsewhere).offered(5)
+    with pytest.raises(HostError, match="certificate verify failed"):
+        Terminator.at(front.url.replace("127.0.0.1", "localhost"), front.authority).offered(5)
+    (tmp_path / "no.pem").write_text("nothing")
+    for wrong in (tmp_path / "no.pem", tmp_path / "missing.pem"):
+        with pytest.raises(UsageError, match="expected a PEM file"):
+            Terminator.at(front.url, wrong)
+    for url in ("http://127.0.0.1", "127.0.0.1", "https://127.0.0.1/v1"):
+        with pytest.raises(UsageError, match="expected https://"):
+            Terminator.at(url)
+    assert Terminator.at("https://api.example").where.port == 443
+
+
+def test_a_way_without_accepted_guests_sends_nothing(front: Front) -> None:
+    talk = Talk(front)
+    (found,) = talk.ask(PROMPT, decision=Decision(0.0, error=HostError("none")))
+    assert isinstance(found, Refused)
+    assert front.opened == []
+
+
+@pytest.fixture
+def trusting(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:  # noqa: F811
+    """An image and the root of its simulated platform; the words that name them."""
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    captured(place)
+    return ["--expect", "out/demo-cpu", "--allow-simulated", "root.pem"]
+
+
+def test_verify_via_judges_a_guest_on_its_channel_key(
+    front: Front, trusting: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    via = ["--via", front.url, "--via-ca", str(front.authority)]
+    done = Outcome(capsys, "verify", *via, *trusting)
+    assert done.code == 10
+    assert done.stdout.splitlines()[0].endswith(", for its channel key only: nothing may travel outside the channel")
+    assert "note: channel not post-quantum" in done.stdout
+    told = json.loads(Outcome(capsys, "verify", *via, *trusting, "--json").stdout)
+    assert told["binding"] == "channel-key"
+    other = SealedGuest([X25519])
+    front.altered = lambda _: other.record_of(front.guests[0].keys)
+    refused = Outcome(capsys, "verify", *via, *trusting)
+    assert refused.code == 8
+    assert "channel-key" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected a URL, a FILE, or --via URL"),
+        (["doc.json", "--via", "https://a.example"], "expected a URL, a FILE, or --via URL"),
+        (["doc.json", "--via-ca", "a.pem"], "--via-ca goes with --via"),
+        (["--via", "https://a.example", "--save", "b.json"], "--save: a bundle is about the key of a connection"),
+        (["--via", "https://a.example", "--nonce", "00" * 32], "--nonce and --spki are for a captured document"),
+    ],
+)
+def test_words_that_do_not_go_with_via(
+    words: list[str], message: str, trusting: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Outcome(capsys, "verify", *words, *trusting)
+    assert done.code == 2
+    assert message in done.stderr
