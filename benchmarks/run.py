@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, hosts, repro, site, trees, verifying
+from benchmarks import gpus, hosts, repro, sealed, site, trees, verifying
 from benchmarks.checkout import Checkout
 from benchmarks.measured import cpu, figure, seconds
 
@@ -169,6 +169,7 @@ def main() -> None:
     hosts.run(figure, target, platform)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     gpus.run(figure)
+    sealed.run(figure)
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 30, "s")
     figure("image-agent-changed", after_agent_changes(3), 8, "s")

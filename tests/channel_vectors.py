@@ -1,21 +1,30 @@
-"""The channel's vectors, a gateway with given keys, and every small change of a message."""
+"""The channel's vectors, a gateway with given keys, and every small change of a message.
+
+Run as a program, with nothing but Python, `cryptography` and our package, it checks the vectors and prints what it
+found as JSON: so the Python of a guest can.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cryptography
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privml.channel.kem import X25519, XWingKey
+from privml.channel import mlkem
+from privml.channel.hpke import Recipient, schedule
+from privml.channel.kem import X25519, X_WING, PrivateKey, XWingKey, usable
 from privml.channel.keyconfig import KeyConfig
-from privml.channel.keyring import GatewayKey
-from privml.channel.ohttp import Find
+from privml.channel.keyring import GatewayKey, KeyRing
+from privml.channel.ohttp import CHUNKED, PLAIN, CallerRequest, Find, RequestOpener
 from privml.channel.record import Record
 from privml.channel.replay import ReplaySet
+from privml.channel.suites import AEADS, Sequence
 
 FOLDER = Path(__file__).parent / "vectors/channel"
 FILES = (
@@ -80,3 +89,91 @@ def changes(data: bytes) -> Iterator[bytes]:
     for at in range(len(data) + 1):
         yield data[:at] + b"\x00" + data[at:]
         yield data[:at] + b"\xa5" + data[at:]
+
+
+def _recipient_key(vector: dict[str, Any], provider: mlkem.Provider | None) -> PrivateKey:
+    secret = bytes.fromhex(vector["skRm"])
+    return XWingKey(secret, provider) if vector["kem_id"] == X_WING.id else X25519.private(secret)
+
+
+def check_hpke(vector: dict[str, Any], provider: mlkem.Provider | None = None) -> int:
+    """Compare one set of HPKE vectors, with ML-KEM by ``provider``; how many messages were opened."""
+    value = {name: bytes.fromhex(text) for name, text in vector.items() if isinstance(text, str)}
+    key, aead = _recipient_key(vector, provider), AEADS[vector["aead_id"]]
+    assert key.public == value["pkRm"]
+    assert key.decapsulate(value["enc"]) == value["shared_secret"]
+    derived = schedule(key.kem, aead, value["shared_secret"], value["info"])
+    assert (derived.key, derived.nonce, derived.exporter) == (
+        value["key"],
+        value["base_nonce"],
+        value["exporter_secret"],
+    )
+    context = Recipient(key, aead, value["enc"], value["info"])
+    for one in vector["exports"]:
+        assert context.export(bytes.fromhex(one["exporter_context"]), one["L"]) == bytes.fromhex(
+            one["exported_value"]
+        )
+    sealing, opening = (Sequence(aead, derived.key, derived.nonce) for _ in range(2))
+    for one in vector["encryptions"]:
+        number = int.from_bytes(bytes.fromhex(one["nonce"])) ^ int.from_bytes(value["base_nonce"])
+        opening._count = sealing._count = number
+        aad, plain, sealed = (bytes.fromhex(one[name]) for name in ("aad", "pt", "ct"))
+        assert sealing.seal(plain, aad) == sealed
+        assert opening.open(sealed, aad) == plain
+    for number, one in enumerate(vector["encryptions"][:4]):
+        assert context.open(bytes.fromhex(one["ct"]), bytes.fromhex(one["aad"])) == bytes.fromhex(one["pt"]), number
+    return len(vector["encryptions"]) + len(vector["encryptions"][:4])
+
+
+def check_oblivious(name: str) -> None:
+    """Open the request of one file of oblivious HTTP."""
+    found = vector(name)
+    form = PLAIN if name.startswith("rfc9458") else CHUNKED
+    opener = RequestOpener(only(gateway_key(name)), form)
+    opener.feed(bytes.fromhex(found["enc_request"]))
+    opened = opener.end()
+    assert opened.plain.hex() == found["bhttp_request"], name
+    exported = opened.context.export(form.response_label, opened.context.aead.secret_size)
+    assert exported.hex() == found["exported"], name
+
+
+def check_ring() -> None:
+    """Keys of every KEM that this machine has: a request to each, and its answer."""
+    ring = KeyRing(usable(), now=0.0, places=16)
+    for config in ring.configs:
+        aead = config.preferred()
+        assert aead is not None
+        caller = CallerRequest(config, aead)
+        opener = RequestOpener(ring.find)
+        opener.feed(caller.whole(b"prompt"))
+        answer = caller.response()
+        assert answer.feed(opener.end().response().whole(b"answer")) + answer.end() == b"answer"
+
+
+def main() -> None:
+    """Check every file; assertions fail the program."""
+    if not __debug__:
+        raise SystemExit("assertions are off")
+    opened = sum(check_hpke(one) for one in hpke_vectors())
+    for name in FILES[2:]:
+        check_oblivious(name)
+    check_ring()
+    try:  # the way of a release whose `cryptography` has no ML-KEM, whichever this one is
+        library = mlkem.Libcrypto()
+        by_library = sum(check_hpke(one, library) for one in hpke_vectors() if one["kem_id"] == X_WING.id)
+    except OSError:
+        by_library = 0
+    provider = mlkem.provider()
+    found = {
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "cryptography": cryptography.__version__,
+        "mlkem": provider.name if provider else None,
+        "kems": [one.name for one in usable()],
+        "opened": opened,
+        "opened_by_libcrypto": by_library,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,7 @@ def _calls():
     import errno
     from pathlib import Path
 
-    while not Path("/run/privml/tls/certificate.pem").exists():
+    while not Path("/run/privml/keys/certificate.pem").exists():
         time.sleep(0.2)
     there = ("10.0.2.2", 9)
 

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import ROOT, privml, rebuilt, succeeded
 from tests.real.demo import SIMULATED_ROOT
+from tests.real.test_channel import built_tree, vectors
 from tests.unit.nvml_fake import reader_code, reader_service
 
 from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.events.configuration import Gpu
 from privml.image import driver, driverrecord
+from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock import deb
 from privml.lock.lockfile import read_lock
@@ -106,6 +108,14 @@ def test_a_development_image_is_ready_with_simulated_gpus(tmp_path: Path) -> Non
     assert "stage gpu: ok" in said
     # New evidence of the GPU is in the document, and all of it holds but that it is no device's.
     assert [each["code"] for each in verdict["refusals"]] == ["gpu-simulated"]
+
+
+@only_gpu
+def test_its_python_passes_the_vectors_of_the_channel(tools: ToolsTree, tmp_path: Path) -> None:
+    """The root of a Debian 13 guest, whose `cryptography` has no ML-KEM."""
+    succeeded(privml("image", NAME))
+    found = vectors(built_tree(tools, ROOT / "out" / NAME, tmp_path))
+    assert (found["mlkem"], found["kems"]) == ("libcrypto.so.3", ["x-wing", "x25519"])
 
 
 @only_gpu

@@ -36,7 +36,8 @@ def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
     assert keys.find(*RECEIPT_KEY) == identity.load_receipt(layout).public_key().public_bytes_raw()
     assert keys.find(*CHANNEL_KEY) != keys.find(*RECEIPT_KEY)
     made = sorted(path.relative_to(layout.run).as_posix() for path in layout.run.rglob("*") if path.is_file())
-    assert made == ["keys/certificate.pem", "keys/channel", "keys/receipt", "keys/tls.pem"]
+    assert made == ["keys/certificate.pem", "keys/channel", "keys/receipt", "keys/section", "keys/tls.pem"]
+    assert identity.section(layout) == keys.encode()
     for path in (layout.tls_key, layout.channel_key, layout.receipt_key):
         assert path.stat().st_mode & 0o777 == 0o400
 

@@ -12,53 +12,21 @@ import pytest
 from cryptography.hazmat.primitives import hpke as library
 from cryptography.hazmat.primitives.asymmetric import mlkem as library_mlkem
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from tests.channel_vectors import FILES, FOLDER, changes, hpke_vectors
+from tests.channel_vectors import FILES, FOLDER, changes, check_hpke, hpke_vectors
 
 from privml.channel import kem as kems
 from privml.channel import mlkem
 from privml.channel.hpke import Recipient, Sender, schedule
-from privml.channel.kem import KEMS, X25519, X_WING, PrivateKey, XWingKey
+from privml.channel.kem import KEMS, X25519, X_WING, XWingKey
 from privml.channel.suites import AEADS, MAX_MESSAGES, TAG_SIZE, CannotOpen, Sequence, expand, extract
 
 NAMES = [f"{KEMS[one['kem_id']].name}-{AEADS[one['aead_id']].name}" for one in hpke_vectors()]
 INFO = b"info"
 
 
-def recipient_key(vector: dict[str, Any], provider: mlkem.Provider | None = None) -> PrivateKey:
-    secret = bytes.fromhex(vector["skRm"])
-    return XWingKey(secret, provider) if vector["kem_id"] == X_WING.id else X25519.private(secret)
-
-
-def check(vector: dict[str, Any], provider: mlkem.Provider | None) -> None:
-    value = {name: bytes.fromhex(text) for name, text in vector.items() if isinstance(text, str)}
-    key, aead = recipient_key(vector, provider), AEADS[vector["aead_id"]]
-    assert key.public == value["pkRm"]
-    assert key.decapsulate(value["enc"]) == value["shared_secret"]
-    derived = schedule(key.kem, aead, value["shared_secret"], value["info"])
-    assert (derived.key, derived.nonce, derived.exporter) == (
-        value["key"],
-        value["base_nonce"],
-        value["exporter_secret"],
-    )
-    context = Recipient(key, aead, value["enc"], value["info"])
-    for one in vector["exports"]:
-        assert context.export(bytes.fromhex(one["exporter_context"]), one["L"]) == bytes.fromhex(
-            one["exported_value"]
-        )
-    sealing, opening = (Sequence(aead, derived.key, derived.nonce) for _ in range(2))
-    for one in vector["encryptions"]:
-        number = int.from_bytes(bytes.fromhex(one["nonce"])) ^ int.from_bytes(value["base_nonce"])
-        opening._count = sealing._count = number
-        aad, plain, sealed = (bytes.fromhex(one[name]) for name in ("aad", "pt", "ct"))
-        assert sealing.seal(plain, aad) == sealed
-        assert opening.open(sealed, aad) == plain
-    for number, one in enumerate(vector["encryptions"][:4]):
-        assert context.open(bytes.fromhex(one["ct"]), bytes.fromhex(one["aad"])) == bytes.fromhex(one["pt"]), number
-
-
 @pytest.mark.parametrize("vector", hpke_vectors(), ids=NAMES)
 def test_the_public_vectors_pass(vector: dict[str, Any]) -> None:
-    check(vector, None)
+    check_hpke(vector)
 
 
 def test_an_encapsulation_with_the_vectors_ephemeral_key_is_the_vectors() -> None:
@@ -217,7 +185,7 @@ def test_libcrypto_by_ctypes_passes_the_vectors_of_x_wing() -> None:
     provider = libcrypto()
     for vector in hpke_vectors():
         if vector["kem_id"] == X_WING.id:
-            check(vector, provider)
+            check_hpke(vector, provider)
 
 
 def test_libcrypto_and_cryptography_agree_and_refuse_the_same() -> None:

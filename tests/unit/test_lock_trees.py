@@ -97,7 +97,7 @@ def test_the_agent_s_closure_is_complete() -> None:
     production = names(agent_tree("production"))
     assert "privml/agent/__init__.py" in production
     assert not [name for name in production if name.startswith("privml/sim/")]
-    rooms = {"__init__.py", "agent", "base", "engines", "events", "evidence"}
+    rooms = {"__init__.py", "agent", "base", "channel", "engines", "events", "evidence"}
     assert {name.split("/")[1] for name in production} == rooms
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from privml.agent.headers import Headers
 from privml.base.errors import PrivmlError
@@ -29,12 +29,14 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
+    ``channel`` is what protected the request on its way.
     """
 
     method: str
     target: str
     headers: Headers
     read: Callable[[int], bytes]
+    channel: Literal["tls", "ohttp", "wrapped"] = "tls"
 
     @property
     def path(self) -> str:

@@ -1,8 +1,8 @@
 """The private keys of this boot: how they are made, where they are kept, and who may use them.
 
-No other module reads or writes a private key. `create` makes all keys and returns the public parts as the keys
-section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave this
-machine's memory.
+No other module reads or writes a private key of a document. `create` makes all of them and returns the public parts
+as the keys section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave
+this machine's memory. The sealed channel's own keys, which are replaced by time, are in `channelkeys`.
 
 Callers trust the digest of the TLS key in an attestation document, not the certificate: its name and dates mean
 nothing. The validity period covers all dates because the host sets the guest's clock.
@@ -36,12 +36,21 @@ def create(layout: Layout) -> Keys:
     layout.tls_key.parent.mkdir(mode=0o755, exist_ok=True)
     channel = Key(*CHANNEL_KEY, _create_signing(layout.channel_key, layout.server_id))
     receipt = Key(*RECEIPT_KEY, _create_signing(layout.receipt_key, layout.server_id))
-    return Keys((channel, receipt, _create_tls(layout)))
+    tls, certificate = _create_tls(layout)
+    keys = Keys((channel, receipt, tls))
+    _write(layout.keys_section, keys.encode(), 0o444, layout.server_id)
+    _write(layout.tls_certificate, certificate, 0o444, layout.server_id)
+    return keys
 
 
 def is_there(layout: Layout) -> bool:
     """True once `create` has finished."""
     return layout.tls_certificate.exists()
+
+
+def section(layout: Layout) -> bytes:
+    """The encoded keys section, as the attestor was given it."""
+    return layout.keys_section.read_bytes()
 
 
 def load_tls(layout: Layout, context: ssl.SSLContext) -> None:
@@ -77,7 +86,8 @@ def _load_signing(path: Path) -> Ed25519PrivateKey:
         raise HostError(f"{path}: not an Ed25519 key of 32 bytes") from error
 
 
-def _create_tls(layout: Layout) -> Key:
+def _create_tls(layout: Layout) -> tuple[Key, bytes]:
+    """Make the TLS key: its entry in the section, and a PEM certificate."""
     # Only the boot process makes keys; the server only loads them and should not pay for this import.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -103,8 +113,7 @@ def _create_tls(layout: Layout) -> Key:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     _write(layout.tls_key, pem, 0o400, layout.server_id)
-    _write(layout.tls_certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444, layout.server_id)
-    return Key(*TLS_KEY, hashlib.sha256(spki).digest())
+    return Key(*TLS_KEY, hashlib.sha256(spki).digest()), certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _write(path: Path, data: bytes, mode: int, owner: int) -> None:

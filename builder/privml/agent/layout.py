@@ -72,6 +72,11 @@ class Layout:
         """The Ed25519 key of this boot that signs receipts (32 bytes), like ``tls_key``."""
         return self.run / "keys" / "receipt"
 
+    @property
+    def keys_section(self) -> Path:
+        """The keys section of this boot's documents, for the server to name in what it signs."""
+        return self.run / "keys" / "section"
+
     def engine_socket(self, engine: Engine) -> Path:
         """The engine's socket. Only the users of engine and server may enter its directory."""
         return self.engine / engine.socket_name

@@ -2,18 +2,20 @@
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
 engine, if the measured configuration names one, `/x/NAME/` to the service of that name; both only once every stage
-has passed.
+has passed. `gateway` opens sealed requests, which come back here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from privml.agent import headers
+from privml.agent import gateway, headers
 from privml.agent.answers import Answer, Asked, Denied, json_answer
 from privml.agent.attestation import Attestation
+from privml.agent.channelkeys import ChannelKeys
 from privml.agent.exchange import Exchange
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
@@ -30,6 +32,8 @@ SERVICE_TIMEOUT = 120.0
 SERVICE_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 SERVICE_BODY = 2 * 1024 * 1024
 ATTESTATION = "/.well-known/privml-attestation"
+Admit = Callable[[], contextlib.ExitStack]
+"""Gives a turn, or raises `Denied`."""
 
 
 class Routes:
@@ -44,13 +48,25 @@ class Routes:
         self._layout = layout
         self._attestation = Attestation(layout)
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
+        self.channel = ChannelKeys(layout)
+        body = self._engine.requests.body if self._engine else 0
+        content = max(body, SERVICE_BODY if self._services else 0)
+        self._gateway = gateway.Gateway(
+            self.channel, content, self._admit, lambda asked, turn: self._routed(asked, lambda: turn)
+        )
 
     def answer(self, asked: Asked) -> Answer:
         """The answer to a request, to be closed by the caller; `Denied` when there is none."""
+        if asked.path in gateway.PATHS:
+            return self._gateway.answer(asked)
+        return self._routed(asked, self._admit)
+
+    def _routed(self, asked: Asked, admit: Admit) -> Answer:
+        """The answer to an open request, or to one that was sealed."""
         if asked.path.startswith("/v1/"):
-            return self._inference(asked)
+            return self._inference(asked, admit)
         if asked.path.startswith(services.PREFIX):
-            return self._service(asked)
+            return self._service(asked, admit)
         return self._own(asked)
 
     def _own(self, asked: Asked) -> Answer:
@@ -69,12 +85,11 @@ class Routes:
             return json_answer(200, stages)
         return json_answer(200, self._attestation.document(asked.query))
 
-    def _inference(self, asked: Asked) -> Answer:
+    def _inference(self, asked: Asked, admit: Admit) -> Answer:
         engine = self._engine
         if engine is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
-        self._must_be_ready()
-        with self._turn() as turn:
+        with admit() as turn:
             body = asked.read(engine.requests.body)
             shown = _shown(engine, asked, body)
             place = self._layout.engine_socket(engine)
@@ -84,14 +99,13 @@ class Routes:
                 raise Denied(502, "engine", "the engine does not answer") from error
             return _streamed(turn, exchange)
 
-    def _service(self, asked: Asked) -> Answer:
+    def _service(self, asked: Asked, admit: Admit) -> Answer:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
         if not slash or name not in self._services:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
-        self._must_be_ready()
-        with self._turn() as turn:
+        with admit() as turn:
             body = asked.read(SERVICE_BODY)
             try:
                 exchange = _exchange(self._layout.service_socket(name), asked, f"/{rest}", body, SERVICE_TIMEOUT)
@@ -105,8 +119,11 @@ class Routes:
             # The stage list is next to the error, so that an operator sees the reason from any client.
             raise Denied(503, "not-ready", "this machine is not ready", stages=loads(stages, what="stages"))
 
-    def _turn(self) -> contextlib.ExitStack:
-        """One of the concurrent answers, given back at the end of the block unless it was handed on."""
+    def _admit(self) -> contextlib.ExitStack:
+        """One of the concurrent answers of a machine that is ready, given back at the end of the block unless it was
+        handed on.
+        """
+        self._must_be_ready()
         if not self._turns.acquire(blocking=False):
             raise Denied(429, "busy", "this machine is already answering as many requests as it can")
         turn = contextlib.ExitStack()

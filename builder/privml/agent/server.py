@@ -38,6 +38,7 @@ class Server:
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections forever; those over the limit wait in the kernel's queue."""
+        threading.Thread(target=self._routes.channel.keep, daemon=True).start()
         while True:
             self._connections.acquire()
             try:
