@@ -116,21 +116,30 @@ def _places(each: Check[Any], code: str) -> str:
     return _text(path, _body(each.find))
 
 
-@cache
 def _lines(path: Path, text: str) -> list[int]:
     """The lines with the string ``text``."""
-    tree = ast.parse(path.read_text())
-    return sorted({node.lineno for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value == text})
+    return sorted({line for line, found in _strings(path) if found == text})
+
+
+@cache
+def _strings(path: Path) -> list[tuple[int, str]]:
+    """Every string of a module, with its line."""
+    nodes = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)]
+    return [(node.lineno, node.value) for node in nodes if isinstance(node.value, str)]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def _body(function: Callable[..., Any]) -> int:
     """The line of ``def``, after the decorators."""
     path, first = _position(function)
     name = function.__name__
-    tree = ast.parse(path.read_text())
     return next(
         node.lineno
-        for node in ast.walk(tree)
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.FunctionDef) and node.name == name and node.lineno >= first
     )
 

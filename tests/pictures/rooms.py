@@ -17,6 +17,7 @@ CALLER = ("verify", "client")
 Edges = Mapping[str, frozenset[str]]
 
 
+@cache
 def imported() -> Edges:
     """Room -> the rooms that its modules import."""
     found: dict[str, set[str]] = {}

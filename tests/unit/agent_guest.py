@@ -124,6 +124,10 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         connection, _ = super().get_request()
         return connection, ("engine", 0)  # http.server names its callers
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the agent leaves when its caller does
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
 
 class FakeEngine:
     """An engine that answers on a unix socket; also the `Engine` that the boot starts and watches."""

@@ -76,6 +76,8 @@ class Guest:
         self.wake = threading.Event()
         self.broken = threading.Event()
         self.port = 0
+        self.dead = False
+        self.connections: set[socket.socket] = set()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.use(self.pem)
 
@@ -86,9 +88,21 @@ class Guest:
             self.context.load_cert_chain(path)
 
     def reboot(self) -> None:
-        """A new key, as a new boot has."""
+        """A new key, as a new boot has, and none of the connections."""
         self.pem, self.spki = identity()
         self.use(self.pem)
+        self.hang_up()
+
+    def die(self) -> None:
+        """Every connection ends, and so does each new one."""
+        self.dead = True
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Every connection ends."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -144,7 +158,7 @@ def _handler(guest: Guest) -> type[BaseHTTPRequestHandler]:
                 raise
             if not guest.cut:
                 self.wfile.write(b"0\r\n\r\n")
-            self.close_connection = True
+            self.close_connection = self.close_connection or guest.cut
 
         def _tokens(self) -> None:
             for index in range(3):
@@ -174,12 +188,19 @@ class _Server(ThreadingHTTPServer):
     guest: Guest
 
     def finish_request(self, request: Any, client_address: Any) -> None:
+        if self.guest.dead:
+            return
         # The handshake runs here, in the connection's thread, so that a client that hangs up disturbs nobody.
+        connection = request.dup()
+        self.guest.connections.add(connection)
         try:
             with self.guest.context.wrap_socket(request, server_side=True) as tls:
                 super().finish_request(tls, client_address)
         except OSError:
             return
+        finally:
+            self.guest.connections.discard(connection)
+            connection.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass

@@ -15,18 +15,16 @@ import guest_fake
 import pytest
 from guest_fake import Guest
 
-from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client import attested, connection
 from privml.client.connection import (
     MAX_HEAD,
-    AttestedConnection,
     Deadline,
     Endpoint,
     GuestConnection,
     endpoint,
     reason,
 )
-from privml.verify.judgement import AttestedKeys
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome
 
@@ -296,40 +294,6 @@ def test_a_machine_without_tls_is_named() -> None:
         with pytest.raises(HostError, match="no attestation document: TLS: wrong version number"):
             attested.fetch(url, bytes(32), 5)
         thread.join()
-
-
-def attested_keys(spki: bytes) -> AttestedKeys:
-    """The keys that a judgement proves of a guest with this TLS key."""
-    keys = samples.judge(samples.document(spki=spki), tls_spki_sha256=spki).keys
-    assert keys is not None
-    return keys
-
-
-def test_an_attested_connection_carries_requests(guest: Guest) -> None:
-    connection = AttestedConnection(endpoint(guest.url), attested_keys(guest.spki), timeout=5)
-    connection.request("POST", "/v1/chat", body=b"prompt")
-    assert connection.getresponse().read() == b'{"echo": "prompt"}'
-    connection.abort()
-
-
-def test_another_key_gets_no_byte(guest: Guest) -> None:
-    connection = AttestedConnection(endpoint(guest.url), attested_keys(bytes(32)), timeout=5)
-    with pytest.raises(Refused, match="tls-key"):
-        connection.request("POST", "/v1/chat", body=b"prompt")
-    assert connection.sock is None
-    assert guest.requests == []
-
-
-def test_a_reconnect_is_checked_too(guest: Guest) -> None:
-    """`http.client` opens a closed connection again by itself; the key is compared again."""
-    connection = AttestedConnection(endpoint(guest.url), attested_keys(guest.spki), timeout=5)
-    connection.request("POST", "/v1/chat", body=b"one")
-    connection.getresponse().read()
-    connection.close()
-    guest.reboot()
-    with pytest.raises(Refused):
-        connection.request("POST", "/v1/chat", body=b"two")
-    assert [body for *_, body in guest.requests] == [b"one"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from privml.base.errors import HostError, UsageError
 from privml.cli.main import main
 from privml.client import proxy
 from privml.client.callers import Callers, allowed_origins, token_of
+from privml.client.guests import Guests
 from privml.client.listening import served_socket, unix_listener
 
 CHAT = "/v1/chat/completions"
@@ -225,7 +226,7 @@ def test_origins_that_can_be_allowed() -> None:
 
 @contextlib.contextmanager
 def on_socket(guest: Guest, path: Path, **callers: Any) -> Iterator[None]:
-    server = proxy.unix_server(gate_for(guest), callers=Callers(**callers))
+    server = proxy.unix_server(Guests.at([guest.url], check()), callers=Callers(**callers))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [unix_listener(path)]})
     thread.start()
     try:
@@ -297,7 +298,7 @@ def test_serving_on_a_socket_removes_it_at_the_end(guest: Guest, tmp_path: Path)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        proxy.serve(path, guest.url, check(), listening=listening)
+        proxy.serve(path, [guest.url], check(), listening=listening)
     assert said == [(0, True)]
     assert not path.exists()
 

@@ -19,8 +19,9 @@ from guest_fake import Guest
 from proxy_thread import proxied
 
 from privml.base.errors import HostError, UsageError
-from privml.client import attested, proxy
+from privml.client import attested, kept, proxy
 from privml.client.gate import Gate
+from privml.client.guests import Guests
 from privml.engines import llama_requests
 from privml.events import types
 from privml.events.registers import RTMR2
@@ -275,7 +276,7 @@ def test_a_body_in_pieces_has_a_deadline_for_each(guest: Guest, monkeypatch: pyt
     """An answer longer than the limit of one piece passes; one that stops does not."""
     with proxied(gate_for(guest)) as port:
         assert ask(port)[0] == 200
-        monkeypatch.setattr(proxy, "ANSWER_TIMEOUT", 0.12)
+        monkeypatch.setattr(kept, "ANSWER_TIMEOUT", 0.12)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("POST", "/v1/stream", b"x", JSON)
         assert connection.getresponse().read().count(b"token") == 3
@@ -424,7 +425,7 @@ def test_logs_hold_no_prompt(guest: Guest, caplog: pytest.LogCaptureFixture) -> 
 
 def test_it_listens_on_this_machine_only(guest: Guest) -> None:
     with pytest.raises(UsageError, match="only on this machine"):
-        proxy.server(("0.0.0.0", 0), gate_for(guest))
+        proxy.server(("0.0.0.0", 0), Guests.at([guest.url], check()))
 
 
 def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
@@ -434,7 +435,7 @@ def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
         server.should_exit = True
 
     said: list[int] = []
-    server = proxy.server(("127.0.0.1", 0), gate_for(guest), listening=listening)
+    server = proxy.server(("127.0.0.1", 0), Guests.at([guest.url], check()), listening=listening)
     server.run()
     assert len(said) == 1
     assert said[0] > 0
@@ -443,7 +444,7 @@ def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
 def test_a_port_in_use_is_a_host_error(guest: Guest) -> None:
     said: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
-        proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check(), listening=said.append)
+        proxy.serve(("127.0.0.1", taken.getsockname()[1]), [guest.url], check(), listening=said.append)
     assert said == []
 
 

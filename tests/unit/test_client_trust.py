@@ -682,7 +682,7 @@ def test_the_proxy_asks_for_the_log_too(
     monkeypatch.setattr("privml.cli.proxy.time.time", lambda: NOW)
     seen: list[Any] = []
 
-    def serve(listen: Any, upstream: str, check: Any, **_: Any) -> None:
+    def serve(listen: Any, upstreams: Any, check: Any, **_: Any) -> None:
         document = samples.document().encode()
         seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
         logged_fake.staple(fake, "1.1", ["w1", "w2"])
@@ -720,7 +720,7 @@ def test_the_proxy_reads_the_index_again_at_each_verification(
     monkeypatch.setattr("privml.cli.proxy.time.time", lambda: NOW)
     seen: list[Any] = []
 
-    def serve(listen: Any, upstream: str, check: Any, **_: Any) -> None:
+    def serve(listen: Any, upstreams: Any, check: Any, **_: Any) -> None:
         document = samples.document().encode()
         seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
         revoke(fake)

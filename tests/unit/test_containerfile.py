@@ -67,4 +67,4 @@ def test_the_shown_command_line_is_one_of_the_proxy() -> None:
     proxy = cli.get_command(click.Context(cli), "proxy")
     assert proxy is not None
     words = [str(ROOT / "examples/image") if word == "/image" else word for word in shown.split()]
-    assert proxy.make_context("proxy", words).params["upstream"] == "https://HOST:8443"
+    assert proxy.make_context("proxy", words).params["upstreams"] == ("https://HOST:8443",)

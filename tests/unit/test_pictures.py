@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as tree
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from privml.verify.check import CODES
 DOCS = Path(__file__).resolve().parents[2]
 
 
+drawn = cache(lambda name: PICTURES[name]())
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_up_to_date(name: str) -> None:
-    assert (FOLDER / name).read_text() == PICTURES[name](), f"{name}: run `make pictures`"
+    assert (FOLDER / name).read_text() == drawn(name), f"{name}: run `make pictures`"
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "demo.svg"])
 def test_a_picture_keeps_its_text_inside(name: str) -> None:
     """It is well-formed, and judging by its length no line of text crosses the picture's edge."""
-    root = tree.fromstring(PICTURES[name]())
+    root = tree.fromstring(drawn(name))
     width = float(root.attrib["width"])
     for text in root.iter("{http://www.w3.org/2000/svg}text"):
         x, long = float(text.attrib["x"]), len(text.text or "") * 6.0

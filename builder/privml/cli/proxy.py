@@ -23,7 +23,7 @@ from privml.verify.judgement import Judgement
 
 
 @click.command()
-@click.argument("upstream", metavar="URL")
+@click.argument("upstreams", metavar="URL...", nargs=-1, required=True)
 @anchor_options
 @click.option(
     "--listen",
@@ -68,7 +68,7 @@ from privml.verify.judgement import Judgement
     help="Use no judgement longer than this, also while the guest cannot be verified again.",
 )
 def proxy(
-    upstream: str,
+    upstreams: tuple[str, ...],
     *,
     expect: Path | None,
     trust: tuple[str, str] | None,
@@ -89,14 +89,16 @@ def proxy(
 ) -> None:
     """Serve a local OpenAI-compatible endpoint that forwards to URL while the guest there passes verification.
 
-    When verification fails, clients are answered 403 with every reason, and no byte of a prompt is sent. While the
-    guest is verified again, the last judgement stays in force until --max-age; without one, clients are answered 503.
+    With several URLs, each guest is verified by itself, and a request goes to one that passes. When verification
+    fails, clients are answered 403 with every reason, and no byte of a prompt is sent. While a guest is verified
+    again, the last judgement stays in force until --max-age; without one, clients are answered 503.
 
     \b
     Examples:
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --trust root.json demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
+      privml-build proxy https://ONE:8443 https://TWO:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
@@ -146,7 +148,7 @@ def proxy(
 
     serve(
         where,
-        upstream,
+        upstreams,
         check,
         callers=callers,
         interval=interval,

@@ -41,7 +41,7 @@ _SHOWN = 20
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Keep both images, as DIR/a and DIR/b.",
+    help="Keep both images, as DIR/a and DIR/b. An interrupted run goes on with the leg that it left there.",
 )
 @click.option(
     "-o",

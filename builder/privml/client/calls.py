@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
 from privml.client import anchors, attested, policies, subject
 from privml.client import supply as supplies
-from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
+from privml.client.gate import INTERVAL, MAX_AGE, Check
+from privml.client.guests import Guests, NotOpen
 from privml.client.listening import unix_listener
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import MAX_ROOT, root_der
@@ -74,7 +75,7 @@ def verify(
 
 
 def openai_client(
-    url: str,
+    url: str | Sequence[str],
     expect: Place,
     *,
     collateral: Place | None = None,
@@ -86,6 +87,7 @@ def openai_client(
 ) -> Any:
     """An ``openai.OpenAI`` whose requests reach the guest at ``url`` only while it passes verification.
 
+    With several addresses, each request goes to one of the guests that pass, and only all together can be refused.
     The guest is verified now (``Refused`` when it does not pass), and again every ``interval`` seconds and whenever
     its TLS key changes; no judgement is used for more than ``max_age`` seconds. A request while it does not pass ends
     in ``openai.PermissionDeniedError`` with the reasons, and nothing of it is sent. ``options`` go to
@@ -97,16 +99,28 @@ def openai_client(
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
     expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated, offline=False)
-    gate = Gate(url, _check(expected, criteria, given), interval=interval, max_age=max_age)
-    decision = gate.decide()
-    if decision.error is not None:
-        raise decision.error
-    if not decision.open:
-        raise Refused("\n".join([decision.message, *(f"{one.code}: {one.got}" for one in decision.refusals)]))
-    path, stop = _serve(gate)
+    urls = [url] if isinstance(url, str) else url
+    guests = Guests.at(urls, _check(expected, criteria, given), interval=interval, max_age=max_age)
+    _must_open(guests)
+    path, stop = _serve(guests)
     http = openai.DefaultHttpxClient(transport=_transport(openai, path, stop), trust_env=False)
     options = {"api_key": "none", "max_retries": 0, **options}
     return openai.OpenAI(**options, base_url="http://attested-guest/v1", http_client=http)
+
+
+def _must_open(guests: Guests) -> None:
+    """Verify the guests in turn until one is accepted; the proxy verifies the others when it starts."""
+    decisions = []
+    for guest in guests.all:
+        decision = guest.gate.decide()
+        if decision.open:
+            return
+        decisions.append((guest.url, decision))
+    if len(decisions) == 1 and (error := decisions[0][1].error) is not None:
+        raise error
+    closed = NotOpen(decisions)
+    message = "\n".join([closed.message, *(f"{one.code}: {one.got}" for one in closed.refusals)])
+    raise HostError(message) if closed.unavailable else Refused(message)
 
 
 def _trusted(
@@ -157,7 +171,7 @@ def _transport(openai: Any, path: str, stop: Callable[[], None]) -> Any:
     return made
 
 
-def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
+def _serve(guests: Guests) -> tuple[str, Callable[[], None]]:
     """Run the proxy in this process on a socket that only this user can open: its path, and how to stop it."""
     from privml.client import proxy  # its server is needed by no other call
 
@@ -170,7 +184,7 @@ def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
         raise HostError(
             error.message, hint="set TMPDIR to a folder with a shorter path; a socket's has at most about 100 bytes"
         ) from error
-    server = proxy.unix_server(gate)
+    server = proxy.unix_server(guests)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="privml-client", daemon=True)
     thread.start()
 

@@ -172,7 +172,6 @@ class GuestConnection(http.client.HTTPSConnection):
             tls.do_handshake()
             tls.deadline = self.deadline
             self.peer_spki_sha256 = _spki_sha256(tls)
-            self._check(self.peer_spki_sha256)
         except BaseException:
             self.close()
             raise
@@ -222,9 +221,6 @@ class GuestConnection(http.client.HTTPSConnection):
             self.deadline.left()
             return response.status, bytes(body)
 
-    def _check(self, key: bytes) -> None:
-        """Raise if the peer's ``key`` is not acceptable; called before a byte of a request is sent."""
-
     def abort(self) -> None:
         """Close the connection, even while another thread is reading from it."""
         if self._raw is not None:
@@ -233,23 +229,14 @@ class GuestConnection(http.client.HTTPSConnection):
         self.close()
 
 
-class AttestedConnection(GuestConnection):
-    """A connection to a guest accepted by a judgement.
-
-    If the peer's key is not the attested one, ``connect()`` (and so each ``request()`` that connects) closes the
-    socket and raises ``Refused`` before a byte of any request is sent.
-    """
-
-    def __init__(self, where: Endpoint, keys: AttestedKeys, *, timeout: float) -> None:
-        super().__init__(where, timeout=timeout)
-        self._attested = keys.tls_spki_sha256
-
-    def _check(self, key: bytes) -> None:
-        if not hmac.compare_digest(key, self._attested):
-            raise Refused(
-                f"tls-key: got {key.hex()}, expected {self._attested.hex()}: "
-                "the machine at this address is not the attested one"
-            )
+def check_pin(tls: ssl.SSLObject | ssl.SSLSocket, keys: AttestedKeys) -> None:
+    """Raise ``Refused`` unless the peer has the attested TLS key; to be called before a byte of a request is sent."""
+    key = _spki_sha256(tls)
+    if not hmac.compare_digest(key, keys.tls_spki_sha256):
+        raise Refused(
+            f"tls-key: got {key.hex()}, expected {keys.tls_spki_sha256.hex()}: "
+            "the machine at this address is not the attested one"
+        )
 
 
 def reason(error: Exception) -> str:
@@ -264,8 +251,8 @@ def reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _spki_sha256(sock: ssl.SSLSocket) -> bytes:
-    certificate = sock.getpeercert(binary_form=True)
+def _spki_sha256(tls: ssl.SSLObject | ssl.SSLSocket) -> bytes:
+    certificate = tls.getpeercert(binary_form=True)
     if certificate is None:
         raise Refused("tls-key: the peer sent no certificate")
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
 from privml.client import attested
-from privml.client.connection import AttestedConnection, Endpoint, endpoint
+from privml.client.connection import Endpoint, endpoint
 from privml.verify.judgement import AttestedKeys, Judgement
 from privml.verify.verdict import Refusal, Verdict
 
@@ -106,6 +106,7 @@ class Gate:
         self._newest: Decision | None = None
         self._ended = float("-inf")
         self._verifying = False
+        self._watchers: list[Callable[[Decision], None]] = []
 
     @property
     def last(self) -> Decision | None:
@@ -119,30 +120,53 @@ class Gate:
         If a verification is already running and no accepted judgement can be used, the decision is ``unavailable``.
         ``not_keys`` are keys that the upstream no longer has, so that a judgement of them is not used again.
         """
+        if not_keys is not None:
+            self.forget(not_keys)
+        return self._at_once(fresh=fresh, begin=True) or self._verify()
+
+    def at_once(self) -> Decision | None:
+        """What `decide` returns, or None if the caller would have to wait for a verification. Never waits."""
+        return self._at_once(fresh=False, begin=False)
+
+    def renew(self) -> None:
+        """Verify in the background, unless that is being done or was done a moment ago."""
         with self._lock:
-            if not_keys is not None and self._good is not None and self._good.keys == not_keys:
+            if self._verifying or (self._in_force() is not None and not self._rested()):
+                return
+            self._verifying = True
+        self._in_background()
+
+    def forget(self, keys: AttestedKeys) -> None:
+        """The upstream no longer has ``keys``: a judgement of them is not used again."""
+        with self._lock:
+            if self._good is not None and self._good.keys == keys:
                 self._good = None
+
+    def watch(self, settled: Callable[[Decision], None]) -> None:
+        """Call ``settled`` with the decision in force after each verification, in the thread that verified."""
+        self._watchers.append(settled)
+
+    def _at_once(self, *, fresh: bool, begin: bool) -> Decision | None:
+        """None if the caller is to verify; ``begin`` says that it will."""
+        with self._lock:
             found, now = self._in_force(), self._clock()
             if self._verifying:
                 return found or Decision(now, error=HostError(f"{self.upstream.url} is being verified; ask again"))
-            rested = now - self._ended >= min(_RETRY, self.interval)
-            recent = found is not None and (not rested or (found.open and now - found.made < self.interval))
+            recent = found is not None and (not self._rested() or (found.open and now - found.made < self.interval))
             if found is not None and recent and not fresh:
                 return found
-            self._verifying = True
-        if found is not None and found.open and not fresh:
-            threading.Thread(target=self._renew, name="privml-verify", daemon=True).start()
-            return found
-        return self._verify()
+            background = found is not None and found.open and not fresh
+            self._verifying = background or begin
+        if not background:
+            return None
+        self._in_background()
+        return found
 
-    def connect(self, decision: Decision, *, timeout: float) -> AttestedConnection:
-        """An open connection to the attested guest; ``Refused`` if the upstream has a different key now."""
-        keys = decision.keys
-        if keys is None:
-            raise Refused(decision.message)
-        connection = AttestedConnection(self.upstream, keys, timeout=timeout)
-        connection.connect()
-        return connection
+    def _rested(self) -> bool:
+        return self._clock() - self._ended >= min(_RETRY, self.interval)
+
+    def _in_background(self) -> None:
+        threading.Thread(target=self._renew, name="privml-verify", daemon=True).start()
 
     def _in_force(self) -> Decision | None:
         good, newest = self._good, self._newest
@@ -170,6 +194,9 @@ class Gate:
                 if decision is None or decision.open or not decision.unavailable:
                     self._good = decision if decision is not None and decision.open else None
                 found = self._in_force()
+            settled = found or Decision(self._ended, error=HostError(f"{self.upstream.url} is not verified"))
+            for watcher in self._watchers:
+                watcher(settled)
         if before is None or before.message != decision.message:
             kept = " (the last accepted judgement stays in force)" if found is not decision and found else ""
             level = logging.INFO if decision.open else logging.WARNING

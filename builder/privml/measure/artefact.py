@@ -6,7 +6,7 @@ The module of a kind is loaded when such a file is met: loading all of them cost
 
 from __future__ import annotations
 
-from privml.measure import gpt, tdvf
+from privml.measure import gpt, guidtable
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
 
@@ -36,7 +36,7 @@ def identify_by_magic(data: Bytes) -> Description | None:
         from privml.measure import images
 
         return images.describe(data[:])
-    if data[-48:-32] == tdvf.FOOTER:
+    if data[-48:-32] == guidtable.FOOTER:
         from privml.measure import firmwarefile
 
         return firmwarefile.describe(data[:])

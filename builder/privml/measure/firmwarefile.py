@@ -1,4 +1,7 @@
-"""Describe TDX firmware and its variables' volume: MRTD in both page orders, and the first events of RTMR0."""
+"""Describe firmware and its variables' volume.
+
+For TDX: MRTD in both page orders, and the first events of RTMR0. For SEV-SNP: what the launch digest covers.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,74 @@ from privml.measure import mrtd, smbios, tdvf
 from privml.measure.description import Description, one_event
 from privml.measure.digest import piece, sha384
 from privml.measure.efivars import GLOBAL, secure_boot_variables, store
+from privml.measure.snp import launch, table
 
 
 def describe(data: bytes) -> Description:
-    """Describe a unified TDX firmware; ``MeasurementError`` when it is malformed."""
-    found = tdvf.sections(data)
-    notes = ["RTMR0 also depends on the machine: give `measure` a built image, or compare a log with `explain`"]
+    """Describe a unified firmware for TDX, SEV-SNP or both; ``MeasurementError`` when it is for neither."""
+    facts: dict[str, str] = {}
+    notes: list[str] = []
+    values: dict[str, bytes] = {}
     events: list[Event] = []
-    if any(section.type == tdvf.CFV for section in found):
-        section = tdvf.only(found, tdvf.CFV)
-        events = _variables_volume(piece(data, section.offset, section.raw_size, "CFV section"), notes)
-    else:
-        notes.append("it has no CFV section: not an OVMF build, and its events differ")
-    facts = {
-        f"section {number} {one.type_name}": f"0x{one.gpa:x}, {one.memory_size} bytes"
-        + (", measured" if one.attributes & tdvf.ATTRIBUTE_EXTEND else "")
-        for number, one in enumerate(found)
-    }
+    try:
+        snp = table.read(data)
+    except MeasurementError:
+        snp = None
+    try:
+        found = tdvf.sections(data)
+    except MeasurementError:
+        if snp is None:
+            raise
+        found = ()
+    if found:
+        events = _of_td(data, found, facts, notes)
+        values = {f"{order}_pass": value for order, value in mrtd.both(data).items()}
+    if snp is not None:
+        _of_snp(data, snp, facts, notes)
     try:
         strings = smbios.firmware_strings(data)
         facts["SMBIOS Type 0"] = f"{strings.vendor}, {strings.version}, {strings.date}"
     except MeasurementError as error:
         notes.append(error.message)
+    kind = "TDVF firmware" if snp is None else "SEV-SNP firmware" if not found else "TDVF and SEV-SNP firmware"
     return Description(
         "firmware",
-        f"TDVF firmware of {len(data)} bytes",
-        mrtd={f"{order}_pass": value for order, value in mrtd.both(data).items()},
+        f"{kind} of {len(data)} bytes",
+        mrtd=values,
         events=tuple(events),
         facts=facts,
         notes=tuple(notes),
     )
+
+
+def _of_td(
+    data: bytes, found: tuple[tdvf.FirmwareSection, ...], facts: dict[str, str], notes: list[str]
+) -> list[Event]:
+    """What a TD measures of the firmware."""
+    notes.append("RTMR0 also depends on the machine: give `measure` a built image, or compare a log with `explain`")
+    facts |= {
+        f"section {number} {one.type_name}": f"0x{one.gpa:x}, {one.memory_size} bytes"
+        + (", measured" if one.attributes & tdvf.ATTRIBUTE_EXTEND else "")
+        for number, one in enumerate(found)
+    }
+    if any(section.type == tdvf.CFV for section in found):
+        section = tdvf.only(found, tdvf.CFV)
+        return _variables_volume(piece(data, section.offset, section.raw_size, "CFV section"), notes)
+    notes.append("it has no CFV section: not an OVMF build, and its events differ")
+    return []
+
+
+def _of_snp(data: bytes, found: table.Table, facts: dict[str, str], notes: list[str]) -> None:
+    """What the launch digest of an SNP guest covers of the firmware."""
+    facts |= {
+        f"SNP section {number} {one.kind.name}": f"0x{one.gpa:x}, {one.size} bytes"
+        for number, one in enumerate(found.sections)
+    }
+    facts["SNP launch digest after the firmware"] = launch.after_firmware(data).hex()
+    if found.hashes is None:
+        notes.append("under SEV-SNP it checks no hash of a kernel, so its launch digest says nothing of its kernel")
+    else:
+        facts["SNP hashes of kernel, initrd, command line"] = f"0x{found.hashes:x}"
 
 
 def describe_variables(data: bytes) -> Description:

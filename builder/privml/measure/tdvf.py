@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
+from privml.measure import guidtable
 from privml.measure.digest import piece, unsigned
 
 BFV = 0
@@ -31,11 +32,9 @@ ATTRIBUTE_EXTEND = 1
 ATTRIBUTE_PAGE_AUG = 2
 PAGE = 4096
 
-FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
-_TDX_OFFSET = uuid.UUID("e47a6535-984a-4798-865e-4685a7bf8ec2").bytes_le
+_TDX_OFFSET = uuid.UUID("e47a6535-984a-4798-865e-4685a7bf8ec2")
 _MAX_SECTIONS = 32
 _MAX_MEMORY = 1 << 28  # of an added section; real ones have 4 MiB
-_ENTRY = 18  # u16 length and GUID, which follow an entry's data
 
 
 @dataclass(frozen=True)
@@ -82,22 +81,10 @@ def only(found: tuple[FirmwareSection, ...], kind: int) -> FirmwareSection:
 
 
 def _descriptor(firmware: bytes) -> int:
-    end = len(firmware) - 32
-    if end < _ENTRY or firmware[end - 16 : end] != FOOTER:
-        raise MeasurementError("firmware: no GUID table at its end: not an OVMF image")
-    total = unsigned(firmware, end - _ENTRY, 2, "GUID table length")
-    start = end - total
-    if total < _ENTRY or start < 0:
-        raise MeasurementError(f"firmware: GUID table of {total} bytes does not fit")
-    position = end - _ENTRY
-    while position - _ENTRY >= start:
-        length = unsigned(firmware, position - _ENTRY, 2, "GUID table entry")
-        if length < _ENTRY or position - length < start:
-            raise MeasurementError(f"firmware: GUID table entry of {length} bytes does not fit")
-        if firmware[position - 16 : position] == _TDX_OFFSET:
-            return len(firmware) - unsigned(firmware, position - _ENTRY - 4, 4, "TDVF offset")
-        position -= length
-    raise MeasurementError("firmware: no TDX metadata: this build cannot start a TD")
+    found = guidtable.entry(firmware, _TDX_OFFSET)
+    if found is None:
+        raise MeasurementError("firmware: no TDX metadata: this build cannot start a TD")
+    return len(firmware) - unsigned(found, len(found) - 4, 4, "TDVF offset")
 
 
 def _section(firmware: bytes, at: int) -> FirmwareSection:

@@ -20,8 +20,10 @@ from privml.base.freememory import free_memory
 from privml.base.run import BASE_ENVIRONMENT, run
 from privml.base.steps import step
 from privml.lock.trees import images_folder
+from privml.recipe.loader import load
 from privml.repro import child
 from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, unprivileged_account
+from privml.repro.resuming import Done, Resuming, key_of
 from privml.repro.surroundings import Leg, file_system
 from privml.repro.variations import Variation, variations
 
@@ -62,21 +64,27 @@ def two_legs(
     """Build ``inputs`` twice; both manifests record whether they are ``refreshed``.
 
     ``needed`` are the bytes that the second leg needs. The outputs are removed at the end of the block, unless
-    ``keep`` is a directory for them.
+    ``keep`` is a directory for them: then a leg that an interrupted run left there is not built again.
     """
     reasons: dict[str, str] = {}
+    files = (inputs.lock, inputs.tools_lock)
+    resuming = keep and Resuming(keep, key_of(load(inputs.recipe).digest, files, refreshed=inputs.refreshed))
     with _workspace(disk()) as first, _workspace(_memory(reasons, needed)) as second:
-        one, two = _plan(inputs, store, name, first, second, reasons)
-        seen = []
-        for leg, environment in ((one, _ENVIRONMENTS["a"]), (two, _ENVIRONMENTS["b"])):
-            with step(f"Leg {leg.name} in {leg.workspace}"):
-                seen.append(_build(leg, environment))
-        found = variations(seen[0], seen[1], reasons)
-        if keep is not None:
-            for leg in (one, two):
-                remove_tree(keep / leg.name)
-                shutil.copytree(leg.output, keep / leg.name)
-        yield Legs(Path(one.output), Path(two.output), found, _known(seen[0], seen[1], one, two))
+        plan = _plan(inputs, store, name, first, second, reasons)
+        one, two = (_made(leg, _ENVIRONMENTS[leg.name], resuming or None) for leg in plan)
+        if resuming:
+            resuming.finish(tuple(leg.name for leg in plan))
+        found = variations(one.seen, two.seen, reasons)
+        yield Legs(one.image, two.image, found, _known(one.seen, two.seen, one.leg, two.leg))
+
+
+def _made(leg: Leg, environment: Mapping[str, str], resuming: Resuming | None) -> Done:
+    """Build a leg, unless an interrupted run left it."""
+    if resuming is not None and (done := resuming.take(leg.name)) is not None:
+        return done
+    with step(f"Leg {leg.name} in {leg.workspace}"):
+        seen = _build(leg, environment)
+    return Done(leg, seen, Path(leg.output)) if resuming is None else resuming.put(leg, seen)
 
 
 def disk() -> Path:
