@@ -26,10 +26,10 @@ from benchmarks.measured import figure
 from tests.sealed import request, seal
 
 from privml.agent import identity
-from privml.agent.gateway import GATEWAY
 from privml.agent.layout import Layout
 from privml.agent.progress import Progress
 from privml.channel.keyconfig import KeyConfig, decode_list
+from privml.channel.ohttp import GATEWAY
 from privml.engines.registry import engine_named
 from privml.events.configuration import Config, Engine, Model, encode
 from privml.events.verity import Verity

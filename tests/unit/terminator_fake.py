@@ -23,8 +23,9 @@ from tests.unit.server_thread import in_thread
 
 from privml.base.errors import Refused
 from privml.channel.bhttp import Request
+from privml.channel.ohttp import GATEWAY, KEY_PROBLEM
+from privml.channel.record import PATH
 from privml.channel.suites import CannotOpen
-from privml.client.channel import GATEWAY, KEY_PROBLEM, RECORD
 
 PROBLEM = json.dumps({"type": KEY_PROBLEM, "title": "no"}).encode()
 
@@ -96,7 +97,7 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             guest, parts = front.next(), urlsplit(self.path)
             front.seen.append(("GET", self.path, b""))
-            if parts.path == RECORD:
+            if parts.path == PATH:
                 self._send(200, "application/json", front.altered(guest.record))
             elif parts.path == "/.well-known/privml-attestation":
                 nonce = bytes.fromhex(parse_qs(parts.query)["nonce"][0])

@@ -19,14 +19,15 @@ from tests.sealed import Sealed, request, seal, wrap
 from privml.agent import identity
 from privml.agent.answers import Answer, Asked, Denied
 from privml.agent.channelkeys import ChannelKeys, boottime
-from privml.agent.gateway import GATEWAY, PROBLEM, RECORD, Gateway
+from privml.agent.gateway import Gateway
 from privml.agent.layout import Layout
 from privml.base.errors import HostError
 from privml.channel import bhttp
 from privml.channel.kem import X25519, X_WING
 from privml.channel.keyconfig import KeyConfig, decode_list
 from privml.channel.keyring import GRACE_SECONDS, ROTATE_SECONDS
-from privml.channel.ohttp import CHUNKED, CallerRequest
+from privml.channel.ohttp import CHUNKED, GATEWAY, KEY_PROBLEM, CallerRequest
+from privml.channel.record import PATH as RECORD
 from privml.channel.record import verify
 from privml.channel.suites import AEADS, CannotOpen
 from privml.evidence import document
@@ -34,7 +35,7 @@ from privml.evidence.sections import CHANNEL_KEY, Keys
 
 CONTENT = 64 * 1024
 PROMPT = b'{"prompt":"The capital of France is"}'
-ONE_ANSWER = {"type": PROBLEM, "title": "this request cannot be opened with the keys of this machine"}
+ONE_ANSWER = {"type": KEY_PROBLEM, "title": "this request cannot be opened with the keys of this machine"}
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from terminator_fake import PROBLEM, Front
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.channel.ohttp import GATEWAY
 from privml.client import attested, behind
 from privml.client.behind import Behind, ChannelGate
-from privml.client.channel import GATEWAY
 from privml.client.gate import Decision
 from privml.client.sealing import NotOpened
 from privml.client.terminator import Terminator
@@ -58,7 +58,7 @@ class Talk:
         """Each request's answer with its whole body, or the error."""
 
         async def every() -> list[tuple[Answer, bytes] | PrivmlError]:
-            way = behind.Front(self.gate, self.gate.terminator)
+            way = behind.Front(self.gate)
             found: list[tuple[Answer, bytes] | PrivmlError] = []
             judged = Judged(self.gate.upstream, decision or self.gate.decide())
             for one in asked:

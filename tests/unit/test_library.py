@@ -214,7 +214,7 @@ def test_verifying_and_measuring_load_only_what_they_need(tmp_path: Path) -> Non
     }
     verified = loaded("import privml.client.calls")
     rooms = {name.split(".")[1] for name in verified if name.startswith("privml.")}
-    assert rooms <= {"base", "events", "machine", "evidence", "statement", "output", "verify", "client"}
+    assert rooms <= {"base", "events", "channel", "machine", "evidence", "statement", "output", "verify", "client"}
     assert not {name.partition(".")[0] for name in verified} & {"pydantic", "yaml", "openai", "uvicorn"}
 
 

@@ -18,19 +18,16 @@ from privml.agent.answers import Answer, Asked, Denied, json_answer
 from privml.agent.channelkeys import ChannelKeys
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical
-from privml.channel import bhttp, fields, keyconfig
+from privml.channel import bhttp, fields, keyconfig, record
 from privml.channel.bhttp import Request
 from privml.channel.chunks import REQUEST_LIMITS, ChunkLimits
-from privml.channel.ohttp import CHUNKED, OpenedRequest, RequestOpener, ResponseSealer
+from privml.channel.ohttp import CHUNKED, GATEWAY, KEY_PROBLEM, OpenedRequest, RequestOpener, ResponseSealer
 from privml.channel.replay import Replayed, SetFull
 from privml.channel.suites import TAG_SIZE, CannotOpen
 from privml.channel.varint import LONGEST
 from privml.channel.wrapped import WRAPPED, WrappedRequestOpener
 
-RECORD = "/.well-known/privml-channel"
-GATEWAY = "/.well-known/ohttp-gateway"
-PATHS = (RECORD, GATEWAY)
-PROBLEM = "https://iana.org/assignments/http-problem-types#ohttp-key"
+PATHS = (record.PATH, GATEWAY)
 INSIDE = ("/v1/", "/x/")
 """Beginnings of the paths that a sealed request may have; besides `INSIDE_PATHS`."""
 INSIDE_PATHS = ("/healthz", "/readyz")
@@ -73,7 +70,7 @@ class Gateway:
         if asked.method not in ("GET", "HEAD"):
             raise Denied(405, "method", f"{asked.path} expects GET{' or POST' if asked.path == GATEWAY else ''}")
         asked.read(0)
-        if asked.path == RECORD:
+        if asked.path == record.PATH:
             return json_answer(200, self._keys.record())
         offered = self._keys.offered()
         headers = [
@@ -161,7 +158,7 @@ def _reader(request: Request) -> Callable[[int], bytes]:
 def _unopened() -> Answer:
     """The answer to every request that cannot be opened: a caller fetches the keys again."""
     title = "this request cannot be opened with the keys of this machine"
-    body = canonical({"type": PROBLEM, "title": title}) + b"\n"
+    body = canonical({"type": KEY_PROBLEM, "title": title}) + b"\n"
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),

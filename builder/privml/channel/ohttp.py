@@ -28,6 +28,10 @@ from privml.channel.keyconfig import KeyConfig
 from privml.channel.keyring import GatewayKey
 from privml.channel.suites import HKDF_SHA256, NONCE_SIZE, Aead, CannotOpen, Sequence, expand, extract
 
+GATEWAY = "/.well-known/ohttp-gateway"
+"""Where a guest takes sealed requests."""
+KEY_PROBLEM = "https://iana.org/assignments/http-problem-types#ohttp-key"
+"""The problem type (RFC 9458 section 5.3) of a request that could not be opened."""
 HEADER_SIZE = 7
 Find = Callable[[int], GatewayKey | None]
 """From an identifier to a key that is alive."""

@@ -18,6 +18,8 @@ from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
 from privml.channel.keyconfig import MAX_CONFIGS, KeyConfig, distinct
 
+PATH = "/.well-known/privml-channel"
+"""Where a guest gives its record."""
 FORMAT = "privml-channel/v1"
 PAYLOAD_TYPE = "application/vnd.privml.channel+json"
 MAX_RECORD = 64 * 1024

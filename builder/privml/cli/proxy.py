@@ -15,15 +15,20 @@ from privml.cli.anchor import AnchorWords, anchor_options, collateral_of, refuse
 from privml.cli.output import show
 from privml.cli.policy import policy_of
 from privml.cli.trusted import TrustWords
+from privml.cli.via import via_options
 from privml.client import attested
+from privml.client.behind import guests_behind
 from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
+from privml.client.guests import Guests
 from privml.client.proxy import serve
+from privml.client.terminator import Terminator
 from privml.verify.judgement import Judgement
 
 
 @click.command()
-@click.argument("upstreams", metavar="URL...", nargs=-1, required=True)
+@click.argument("upstreams", metavar="[URL...]", nargs=-1)
+@via_options
 @anchor_options
 @click.option(
     "--listen",
@@ -70,6 +75,7 @@ from privml.verify.judgement import Judgement
 def proxy(
     upstreams: tuple[str, ...],
     *,
+    terminator: Terminator | None,
     expect: Path | None,
     trust: tuple[str, str] | None,
     trusted: TrustWords,
@@ -93,12 +99,17 @@ def proxy(
     fails, clients are answered 403 with every reason, and no byte of a prompt is sent. While a guest is verified
     again, the last judgement stays in force until --max-age; without one, clients are answered 503.
 
+    Requests are sealed for a key inside the guest, if it has one. With --via they go through somebody else's TLS
+    server that way: it learns when and how much is sent, and nothing else. All guests behind it are found, and
+    each one that passes can answer each request.
+
     \b
     Examples:
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --trust root.json demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
       privml-build proxy https://ONE:8443 https://TWO:8443 --expect out/demo-cpu
+      privml-build proxy --via https://api.example --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
@@ -109,6 +120,8 @@ def proxy(
 
     Every user and program of this machine can use the port; web pages cannot. --token and --socket restrict it.
     """
+    if bool(upstreams) is (terminator is not None):
+        raise UsageError("expected one or more URLs, or --via URL")
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
     where = socket_path or _address(listen or "127.0.0.1:8000")
@@ -124,11 +137,18 @@ def proxy(
     callers = Callers(allowed, None if token_file is None else token_of(token_file))
     logging.getLogger("privml").setLevel(logging.INFO)
 
-    def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
+    def check(document: bytes, nonce: bytes, shown: bytes) -> Judgement:
         now = int(time.time())
         # Read again each time, so that a revocation reaches a proxy that runs.
         return attested.judge(
-            document, expected(now), policy, now=now, nonce=nonce, tls_spki_sha256=spki, collateral=collateral
+            document,
+            expected(now),
+            policy,
+            now=now,
+            nonce=nonce,
+            tls_spki_sha256=shown if terminator is None else None,
+            channel_record=None if terminator is None else shown,
+            collateral=collateral,
         )
 
     def listening(port: int) -> None:
@@ -146,15 +166,11 @@ def proxy(
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
-    serve(
-        where,
-        upstreams,
-        check,
-        callers=callers,
-        interval=interval,
-        max_age=max_age,
-        listening=listening,
-    )
+    if terminator is None:
+        guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
+    else:
+        guests = guests_behind(terminator, check, interval=interval, max_age=max_age)
+    serve(where, guests, callers=callers, listening=listening)
 
 
 def _address(listen: str) -> tuple[str, int]:

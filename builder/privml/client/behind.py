@@ -19,6 +19,7 @@ from anyio.to_thread import run_sync
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
 from privml.client.channel import MAX_GUESTS, Channel, repeatable
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.client.guests import Guest, Guests
 from privml.client.kept import Connections
 from privml.client.sealing import NotOpened, Recipient, fetched_record, send_sealed
 from privml.client.terminator import Offered, Terminator
@@ -35,6 +36,12 @@ class Behind(Decision):
     """An open decision about several guests; ``judgement`` is that of the first."""
 
     recipients: tuple[Recipient, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """One sentence for the log and for the client."""
+        count = len(self.recipients)
+        return f"{super().message} ({count} guest{'' if count == 1 else 's'})"
 
 
 class ChannelGate(Gate):
@@ -100,9 +107,9 @@ class ChannelGate(Gate):
 class Front:
     """The `client.ways.Way` to the guests behind a terminator. Used on one event loop."""
 
-    def __init__(self, gate: ChannelGate, terminator: Terminator) -> None:
+    def __init__(self, gate: ChannelGate) -> None:
         self._gate = gate
-        self._carrier = Connections(terminator.where, terminator.tls_context(), _anybody)
+        self._carrier = Connections(gate.upstream, gate.terminator.tls_context(), _anybody)
         self._newer: dict[bytes, Channel] = {}
         self._judged_again = float("-inf")
 
@@ -110,8 +117,8 @@ class Front:
         """Send a request, sealed for every guest of the decision; errors are those of `client.ways.Way.send`.
 
         When the guest that got it could not open it, the records are fetched again, then the guests are judged again,
-        and the request is sealed again each time. That it was not opened is said outside the channel, so a request that
-        may have effects is not sent twice.
+        and the request is sealed again each time. Nobody signs that it was not opened, so a request that may have
+        effects is not sent twice.
         """
         recipients = self._recipients(judged.decision)
         try:
@@ -177,6 +184,14 @@ class Front:
             return False
         self._newer[name] = found
         return True
+
+
+def guests_behind(
+    terminator: Terminator, check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE
+) -> Guests:
+    """All guests behind ``terminator`` as one: under one gate, and with one way that seals for each of them."""
+    gate = ChannelGate(terminator, check, interval=interval, max_age=max_age)
+    return Guests([Guest(gate, Front(gate))])
 
 
 def _anybody(_: ssl.SSLObject) -> None:

@@ -22,12 +22,6 @@ from privml.channel.suites import Aead, CannotOpen
 from privml.channel.wrapped import MAX_RECIPIENTS, WRAPPED, WrappedRequest, WrappedResponseOpener
 from privml.verify.judgement import AttestedKeys
 
-RECORD = "/.well-known/privml-channel"
-"""Where a guest gives its record of key configurations."""
-GATEWAY = "/.well-known/ohttp-gateway"
-"""Where a guest takes sealed requests."""
-KEY_PROBLEM = "https://iana.org/assignments/http-problem-types#ohttp-key"
-"""The problem type (RFC 9458 section 5.3) of a request that the guest could not open."""
 PAD = 256
 """Requests are padded to a multiple of so many bytes, so that their length says less."""
 MAX_GUESTS = MAX_RECIPIENTS

@@ -70,7 +70,7 @@ class Decision:
         word = f"{self.verdict.outcome.value}{self.verdict.relaxations}" if self.open else "refused"
         said = f"{word}: {self.verdict.name}"
         reasons = ", ".join(dict.fromkeys(refusal.code for refusal in self.refusals))
-        return f"{said}, against {self.verdict.anchor}" + (f": {reasons}" if reasons else "")
+        return f"{said}, against {self.verdict.anchor}{self.verdict.bound}" + (f": {reasons}" if reasons else "")
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:

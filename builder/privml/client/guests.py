@@ -20,6 +20,7 @@ from anyio.to_thread import run_sync
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.direct import Direct
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.client.sealing import Sealed
 from privml.client.ways import Answer, Asked, Judged, Unsent, Way
 from privml.verify.verdict import Refusal
 
@@ -81,8 +82,9 @@ class Guests:
 
     @classmethod
     def at(cls, urls: Iterable[str], check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE) -> Guests:
-        """The guests at these addresses, each with a gate of its own and reached directly."""
-        return cls(Guest(Gate(url, check, interval=interval, max_age=max_age)) for url in urls)
+        """The guests at these addresses, each with a gate of its own; sealed requests where there is a channel."""
+        gates = [Gate(url, check, interval=interval, max_age=max_age) for url in urls]
+        return cls(Guest(gate, Sealed(Direct(gate.upstream))) for gate in gates)
 
     @property
     def judged(self) -> tuple[Judged, ...]:

@@ -7,17 +7,21 @@ the channel is an error, and at most its status is repeated. A cut answer is an 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from privml.base.errors import EvidenceError, HostError, Refused
 from privml.base.strictjson import loads
-from privml.channel.record import MAX_RECORD
+from privml.channel import record
+from privml.channel.ohttp import GATEWAY, KEY_PROBLEM
 from privml.client import channel
-from privml.client.channel import GATEWAY, KEY_PROBLEM, RECORD, Channel, SealedAnswer, SealedRequest, sealable
+from privml.client.channel import Channel, SealedAnswer, SealedRequest, sealable
 from privml.client.gate import Decision
 from privml.client.ways import Answer, Asked, Headers, Judged, Unsent, Way
+
+log = logging.getLogger("privml")
 
 _MAX_PROBLEM = 16 * 1024
 _BUSY = (429, 503)
@@ -163,6 +167,8 @@ class Sealed:
         found = self._channel
         if found is None or found.keys != keys:
             found = self._channel = await fetched(self._carrier, judged)
+            if not found.config.kem.post_quantum:
+                log.info("%s: channel not post-quantum: %s", judged.where.url, found.config.kem.name)
         try:
             return await send_sealed(self._carrier, asked, [Recipient(found, judged)])
         except NotOpened:
@@ -196,11 +202,11 @@ async def fetched(carrier: Carrier, judged: Judged) -> Channel:
 
 async def fetched_record(carrier: Carrier, judged: Judged) -> bytes:
     """A record as it is received; ``HostError`` if there is none. Nothing of it is checked."""
-    answer = await carrier.send(Asked("GET", RECORD, ((b"accept", b"application/json"),)), judged)
+    answer = await carrier.send(Asked("GET", record.PATH, ((b"accept", b"application/json"),)), judged)
     try:
-        data = await _whole(answer, 2 * MAX_RECORD)
+        data = await _whole(answer, 2 * record.MAX_RECORD)
     finally:
         answer.close()
     if answer.status != 200:
-        raise HostError(f"status {answer.status} for {RECORD}, expected the record of the channel's keys")
+        raise HostError(f"status {answer.status} for {record.PATH}, expected the record of the channel's keys")
     return data

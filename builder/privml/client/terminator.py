@@ -21,9 +21,9 @@ from privml.base import dsse
 from privml.base.deadline import Deadline
 from privml.base.errors import EvidenceError, HostError, PrivmlError, UsageError, printable
 from privml.base.wayout import environment_way_out
-from privml.channel.record import MAX_RECORD, Record
+from privml.channel.record import MAX_RECORD, PATH, Record
 from privml.client import attested
-from privml.client.channel import MAX_GUESTS, RECORD
+from privml.client.channel import MAX_GUESTS
 from privml.client.connection import Endpoint, GuestConnection, endpoint, reason, tls_context
 from privml.evidence import document
 
@@ -153,7 +153,7 @@ class Terminator:
         """A record of whichever guest answers; None if there is none in the answer."""
         connection = self.connection(timeout)
         try:
-            status, data = connection.get(RECORD, 2 * MAX_RECORD)
+            status, data = connection.get(PATH, 2 * MAX_RECORD)
         except (OSError, http.client.HTTPException) as error:
             raise HostError(f"{self.where.url}: no channel record: {printable(reason(error))[:300]}") from error
         finally:
