@@ -13,6 +13,7 @@ import terminator_fake
 from sealed_guest import X25519, SealedGuest
 from terminator_fake import PROBLEM, Front
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
+from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.channel.ohttp import GATEWAY
@@ -240,7 +241,7 @@ def test_without_a_record_the_verdict_names_it(front: Front) -> None:
 
 def test_a_terminator_with_another_certificate_or_without_guests_is_no_address(front: Front, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    elsewhere = terminator_fake.certificate(tmp_path / "other")
+    elsewhere = certificate(tmp_path / "other")
     with pytest.raises(HostError, match="certificate verify failed"):
         Terminator.at(front.url, elsewhere).offered(5)
     with pytest.raises(HostError, match="certificate verify failed"):

@@ -45,11 +45,11 @@ class NotOpen(PrivmlError):
 
 
 class Guest:
-    """One guest: its gate, the way to it, and how many answers of it are open (``busy``)."""
+    """One guest: its gate, the way to it (by default direct and sealed), and how many answers are open (``busy``)."""
 
     def __init__(self, gate: Gate, way: Way | None = None) -> None:
         self.gate = gate
-        self.way: Way = way or Direct(gate.upstream)
+        self.way: Way = way or Sealed(Direct(gate.upstream))
         self.busy = 0
         self.turn = 0
         """The number of the last request that it was asked; the first is 1."""
@@ -82,9 +82,8 @@ class Guests:
 
     @classmethod
     def at(cls, urls: Iterable[str], check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE) -> Guests:
-        """The guests at these addresses, each with a gate of its own; sealed requests where there is a channel."""
-        gates = [Gate(url, check, interval=interval, max_age=max_age) for url in urls]
-        return cls(Guest(gate, Sealed(Direct(gate.upstream))) for gate in gates)
+        """The guests at these addresses, each with a gate of its own and reached directly."""
+        return cls(Guest(Gate(url, check, interval=interval, max_age=max_age)) for url in urls)
 
     @property
     def judged(self) -> tuple[Judged, ...]:

@@ -43,6 +43,11 @@ class Child:
                 umask=0o022,
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def running(self) -> bool:
         """True until it has exited."""
         return self._process.poll() is None
