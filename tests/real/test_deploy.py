@@ -142,7 +142,8 @@ def test_the_documented_nginx_passes_tls_through_and_keeps_a_caller_at_its_guest
     tools: ToolsTree, tmp_path: Path
 ) -> None:
     nginx = tools.other(unpacked(NGINX, tmp_path / "nginx"))
-    (text,) = re.findall(r"^```nginx\n(.*?)^```$", OPERATING.read_text(), re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^```nginx\n(.*?)^```$", OPERATING.read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = (one for one in shown if "\nstream {" in one)
     front = free_port()
     etc = nginx.root / "etc"
     (etc / "passwd").write_text("root:x:0:0::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n")

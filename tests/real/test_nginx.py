@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, unpacked
+from tests.real.conftest import unpacked
 from tests.unit import attestation_samples as samples
 from tests.unit.agent_guest import Guest, a_config, guest, prediction
 from tests.unit.terminator_certificate import certificate
@@ -328,7 +328,3 @@ def test_when_one_guest_dies_the_next_request_is_answered(place: Place) -> None:
         assert (answer.status, answer.read()) == (200, b'{"choices":[]}')
         connection.close()
     assert len(two.engine.requests) == before + 3
-
-
-def test_the_guide_shows_this_file() -> None:
-    assert f"```nginx\n{CONF.read_text()}```\n" in (ROOT / "docs/OPERATING.md").read_text()

@@ -120,3 +120,8 @@ def test_a_decision_is_cited_by_a_number_that_exists() -> None:
 def test_building_lists_each_rule_of_lint() -> None:
     text = (ROOT / "docs/BUILDING.md").read_text().partition("## What lint demands")[2].partition("\n## ")[0]
     assert [rule for rule in RULES if f"`{rule}`" not in text] == []
+
+
+def test_the_nginx_that_ends_tls_is_the_one_that_the_real_test_runs() -> None:
+    shown = (ROOT / "tests/real/nginx.conf").read_text()
+    assert f"```nginx\n{shown}```\n" in (ROOT / "docs/OPERATING.md").read_text()
