@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import unpacked
+from tests.real.terminator import LOCK, listens
 from tests.unit.deployed import ODD, of, shipped_platform
 
 from privml.agent import identity
@@ -38,8 +39,6 @@ GIB = 1 << 30
 # libvirt-common 12.8 and xmllint of Debian forky, with what they need.
 SCHEMAS = Path(__file__).parent / "platforms/libvirt-schemas.lock.json"
 DOMAIN = "/usr/share/libvirt/schemas/domain.rng"
-# nginx 1.30 of Debian forky.
-NGINX = Path(__file__).parent / "platforms/nginx.lock.json"
 OPERATING = Path(__file__).parents[2] / "docs/OPERATING.md"
 LIBVIRT = shipped_platform("qemu-11-q35-libvirt")
 MORE = (Device("virtio-rng", 5), Device("virtio-balloon", 6), Device("vsock", 7))
@@ -141,7 +140,7 @@ def seen(port: int) -> bytes:
 def test_the_documented_nginx_passes_tls_through_and_keeps_a_caller_at_its_guest(
     tools: ToolsTree, tmp_path: Path
 ) -> None:
-    nginx = tools.other(unpacked(NGINX, tmp_path / "nginx"))
+    nginx = tools.other(unpacked(LOCK, tmp_path / "nginx"))
     shown = re.findall(r"^```nginx\n(.*?)^```$", OPERATING.read_text(), re.MULTILINE | re.DOTALL)
     (text,) = (one for one in shown if "\nstream {" in one)
     front = free_port()
@@ -160,12 +159,7 @@ def test_the_documented_nginx_passes_tls_through_and_keeps_a_caller_at_its_guest
         child = Child(nginx, words, tmp_path / "log", binds=binds, network=True)
         stack.callback(child.stop)
 
-        def answers() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", front), 1):
-                return True
-            return False
-
-        child.await_until(answers, "does not listen", 20)
+        child.await_until(lambda: listens(front), "does not listen", 20)
         first = seen(front)
         certificates = [certificate for _, certificate in entered]
         assert first in certificates, "the guest's own TLS key"

@@ -22,7 +22,7 @@ from privml.client.behind import Behind, ChannelGate
 from privml.client.gate import Decision
 from privml.client.sealing import NotOpened
 from privml.client.terminator import Terminator
-from privml.client.ways import Answer, Asked, Judged, Unsent
+from privml.client.ways import Answer, Asked, Judged
 from privml.verify.judgement import Judgement
 
 CANARY = b"canary-7f1c5a52d1a94cb09a7b2c46f0"
@@ -201,27 +201,35 @@ def test_a_cut_answer_is_an_error_and_never_a_short_answer(front: Front) -> None
 
 
 @pytest.mark.parametrize(
-    ("outside", "kind"),
+    "outside",
     [
-        ((200, "application/json", b'{"choices":[]}'), HostError),
-        ((200, "message/ohttp-chunked-res", b'{"choices":[]}'), HostError),
-        ((200, "message/ohttp-chunked-res", b""), HostError),
-        ((400, "application/json", b'{"error":{"code":"replay"}}'), HostError),
-        ((403, "text/html", b"<html>"), HostError),
-        ((503, "text/html", b"<html>"), Unsent),
-        ((429, "text/html", b"<html>"), Unsent),
+        (200, "application/json", b'{"choices":[]}'),
+        (200, "message/ohttp-chunked-res", b'{"choices":[]}'),
+        (200, "message/ohttp-chunked-res", b""),
+        (302, "text/html", b"<html>"),
+        (400, "application/json", b'{"error":{"code":"replay"}}'),
+        (403, "text/html", b"<html>"),
     ],
 )
-def test_nothing_outside_the_channel_is_an_answer(
-    outside: tuple[int, str, bytes], kind: type[PrivmlError], front: Front
-) -> None:
+def test_nothing_outside_the_channel_is_an_answer(outside: tuple[int, str, bytes], front: Front) -> None:
     talk = Talk(front)
     decision = talk.gate.decide()
     front.outside = outside
     found, note = talk.ask(PROMPT, NOTE, decision=decision)
-    assert type(found) is kind
-    assert type(note) is HostError
-    assert "html" not in found.message
+    for one in (found, note):
+        assert isinstance(one, HostError)
+        assert "html" not in one.message
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_machine_is_said_in_words_of_our_own(status: int, front: Front) -> None:
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    front.outside = (status, "text/html", b"<html>")
+    ((answer, body),) = talk.ask(PROMPT, decision=decision)  # type: ignore[misc]
+    assert (answer.status, answer.header(b"retry-after")) == (status, b"1")
+    assert json.loads(body)["error"]["code"] == "busy"
+    assert b"html" not in body
 
 
 def test_a_hostile_terminator_does_not_make_guests_quote_at_every_request(front: Front) -> None:

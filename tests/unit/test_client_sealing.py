@@ -34,6 +34,7 @@ class Carrier:
         self.opened: list[Request] = []
         self.closed = 0
         self.record = lambda: self.guest.record
+        self.outside: tuple[int, str, list[bytes]] | None = None
 
     async def send(self, asked: Asked, judged: Judged) -> Answer:
         self.asked.append(asked)
@@ -52,6 +53,8 @@ class Carrier:
     def _answer(self, asked: Asked) -> tuple[int, str, list[bytes]]:
         if asked.target == PATH:
             return 200, "application/json", [self.record()]
+        if asked.target == GATEWAY and self.outside is not None:
+            return self.outside
         if asked.target != GATEWAY:
             return 200, "text/plain", [b"open"]
         try:
@@ -157,3 +160,15 @@ def test_a_request_that_cannot_be_sealed_is_an_error_and_not_sent_openly() -> No
     assert isinstance(found, HostError)
     assert "cannot be sealed" in found.message
     assert carrier.targets == [PATH]
+
+
+@pytest.mark.parametrize("status", [400, 413, 429, 503])
+def test_what_the_guest_says_over_its_own_connection_passes(status: int) -> None:
+    guest = SealedGuest([X25519])
+    carrier = Carrier(guest)
+    carrier.outside = (status, "application/json", [b'{"error":', b"{}}"])
+    ((got, pieces),) = asked(Sealed(carrier), judged(guest), PROMPT)  # type: ignore[misc]
+    assert (got, b"".join(pieces)) == (status, b'{"error":{}}')
+    carrier.outside = (200, "application/json", [b"{}"])
+    (found,) = asked(Sealed(carrier), judged(guest), PROMPT)
+    assert isinstance(found, HostError)

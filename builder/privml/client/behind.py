@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -17,16 +18,19 @@ from functools import partial
 from anyio.to_thread import run_sync
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
+from privml.base.strictjson import canonical
 from privml.client.channel import MAX_GUESTS, Channel, repeatable
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
 from privml.client.guests import Guest, Guests
 from privml.client.kept import Connections
-from privml.client.sealing import NotOpened, Recipient, fetched_record, send_sealed
+from privml.client.sealing import NotOpened, Outside, Recipient, fetched_record, only, send_sealed
 from privml.client.terminator import Offered, Terminator
 from privml.client.ways import Answer, Asked, Judged
 
 log = logging.getLogger("privml")
 
+_BUSY = (429, 503)
+_SECONDS = re.compile(rb"\A[0-9]{1,4}\Z")
 _BETWEEN = 5.0
 """Seconds between two judgements that requests cause."""
 
@@ -149,7 +153,13 @@ class Front:
         self._carrier.close()
 
     async def _sent(self, asked: Asked, recipients: tuple[Recipient, ...]) -> Answer:
-        return await send_sealed(self._carrier, asked, recipients)
+        try:
+            return await send_sealed(self._carrier, asked, recipients)
+        except Outside as outside:
+            outside.answer.close()
+            if outside.answer.status not in _BUSY:
+                raise
+            return _busy(outside.answer)
 
     def _recipients(self, decision: Decision) -> tuple[Recipient, ...]:
         """The guests of a decision, each with its newest record; ``Refused`` without any."""
@@ -184,6 +194,14 @@ class Front:
             return False
         self._newer[name] = found
         return True
+
+
+def _busy(outside: Answer) -> Answer:
+    """The answer for a client when somebody says outside the channel that the guests are busy: only numbers pass."""
+    error = {"error": {"code": "busy", "message": f"the machine is busy: status {outside.status}", "type": "privml"}}
+    after = outside.header(b"retry-after") or b""
+    headers = ((b"content-type", b"application/json"), (b"retry-after", after if _SECONDS.match(after) else b"1"))
+    return Answer(outside.judged, outside.status, headers, only(canonical(error)))
 
 
 def guests_behind(

@@ -1,7 +1,7 @@
 """Ways to guests on which every request is sealed: inside a pinned TLS connection, or through a terminator.
 
-What carries the sealed bytes sees POST requests to one path. Answers count only from inside: whatever arrives outside
-the channel is an error, and at most its status is repeated. A cut answer is an error, never a short answer.
+What carries the sealed bytes sees POST requests to one path. Answers count only from inside: what arrives outside the
+channel is at most an error. A cut answer is an error, never a short answer.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from privml.base.errors import EvidenceError, HostError, Refused
 from privml.base.strictjson import loads
 from privml.channel import record
 from privml.channel.ohttp import GATEWAY, KEY_PROBLEM
-from privml.client import channel
 from privml.client.channel import Channel, SealedAnswer, SealedRequest, sealable
 from privml.client.gate import Decision
-from privml.client.ways import Answer, Asked, Headers, Judged, Unsent, Way
+from privml.client.ways import Answer, Asked, Headers, Judged, Way
 
 log = logging.getLogger("privml")
 
 _MAX_PROBLEM = 16 * 1024
-_BUSY = (429, 503)
 _NOT_SEALED = (b"te", b"host", b"content-length")
 """Headers of the connection; the sealed message has its own framing."""
 _CANNOT_OPEN = "the sealed answer could not be opened: it was cut or altered, or is of another machine"
@@ -36,6 +34,14 @@ class Carrier(Protocol):
     async def send(self, asked: Asked, judged: Judged) -> Answer:
         """Send a request; errors are those of `client.ways.Way.send`."""
         ...
+
+
+class Outside(HostError):
+    """An answer that is not sealed; ``answer`` is what came, and must be closed."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"status {answer.status} outside the sealed channel, expected a sealed answer")
+        self.answer = answer
 
 
 class NotOpened(HostError):
@@ -53,7 +59,8 @@ class Recipient:
 async def send_sealed(carrier: Carrier, asked: Asked, recipients: Sequence[Recipient]) -> Answer:
     """Seal ``asked`` for any of ``recipients``, and open the answer of the one that gives it.
 
-    `NotOpened` if no recipient could open it, ``Unsent`` if the guest is busy, ``HostError`` for every other failure.
+    `NotOpened` if who got it could not open it, `Outside` for another error outside the channel, ``HostError`` for
+    every other failure.
     """
     fields = tuple((_text(name), _text(value)) for name, value in asked.headers if name not in _NOT_SEALED)
     try:
@@ -64,31 +71,31 @@ async def send_sealed(carrier: Carrier, asked: Asked, recipients: Sequence[Recip
     media = ((b"content-type", sealed.form.request_type.encode()), (b"accept", sealed.form.response_type.encode()))
     outer = await carrier.send(Asked("POST", GATEWAY, media, sealed.body), recipients[0].judged)
     try:
-        await _must_be_sealed(outer, asked, sealed.form.response_type.encode())
-        return await _opened(outer, sealed.answer(), recipients)
+        if outer.status == 200 and outer.header(b"content-type") == sealed.form.response_type.encode():
+            return await _opened(outer, sealed.answer(), recipients)
+        if outer.status == 400:
+            outer = await _refused(outer)
     except BaseException:
         outer.close()
         raise
+    raise Outside(outer)
 
 
-async def _must_be_sealed(outer: Answer, asked: Asked, media_type: bytes) -> None:
-    """Return for an answer that is sealed, as its head says; raise what its status means for any other."""
-    if outer.status == 200 and outer.header(b"content-type") == media_type:
-        return
-    if outer.status == 400 and await _is_key_problem(outer):
-        raise NotOpened("the attested machine could not open the request with the keys that it has now")
-    what = f"status {outer.status} outside the sealed channel, expected a sealed answer"
-    # Outside the channel nobody signs that a request was not processed.
-    if outer.status in _BUSY and channel.repeatable(asked.method, asked.target):
-        raise Unsent(f"{what}: the machine is busy or not ready")
-    raise HostError(what)
-
-
-async def _is_key_problem(outer: Answer) -> bool:
+async def _refused(outer: Answer) -> Answer:
+    """The same answer, read; `NotOpened` if it says that the request could not be opened."""
     body = await _whole(outer, _MAX_PROBLEM)
+    problem = False
     with contextlib.suppress(EvidenceError, KeyError, TypeError):
-        return bool(loads(body, what="problem")["type"] == KEY_PROBLEM)
-    return False
+        problem = loads(body, what="problem")["type"] == KEY_PROBLEM
+    if problem:
+        raise NotOpened("the attested machine could not open the request with the keys that it has now")
+    return replace(outer, pieces=only(body))
+
+
+async def only(body: bytes) -> AsyncIterator[bytes]:
+    """The pieces of a body that is there."""
+    if body:
+        yield body
 
 
 async def _whole(outer: Answer, limit: int) -> bytes:
@@ -169,12 +176,18 @@ class Sealed:
             found = self._channel = await fetched(self._carrier, judged)
             if not found.config.kem.post_quantum:
                 log.info("%s: channel not post-quantum: %s", judged.where.url, found.config.kem.name)
+        # The connection is the guest's own, so what it says outside the channel is its word, too.
         try:
-            return await send_sealed(self._carrier, asked, [Recipient(found, judged)])
-        except NotOpened:
-            # The connection is the guest's own, so this is its word, and the request was not processed.
-            found = self._channel = await fetched(self._carrier, judged)
-            return await send_sealed(self._carrier, asked, [Recipient(found, judged)])
+            try:
+                return await send_sealed(self._carrier, asked, [Recipient(found, judged)])
+            except NotOpened:
+                found = self._channel = await fetched(self._carrier, judged)
+                return await send_sealed(self._carrier, asked, [Recipient(found, judged)])
+        except Outside as outside:
+            if outside.answer.status < 400:
+                outside.answer.close()
+                raise
+            return outside.answer
 
     def settled(self, decision: Decision) -> None:
         """Forget the channel of other keys."""
