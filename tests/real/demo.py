@@ -1,5 +1,7 @@
 """The demo: an unmodified OpenAI client through `proxy`; the honest image is accepted, three tampered ones are not.
 
+A TLS terminator in front of the honest one reads nothing of a sealed prompt.
+
 Run by `make demo`, and by `make check` as a test. Exit status 0 only if every act ended as required.
 """
 
@@ -13,22 +15,26 @@ import re
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
-from tests.real import tamper
+from tests.real import tamper, terminator
 from tests.real.conftest import privml, succeeded
 from tests.real.levers import append, pulled, swapped
 from tests.real.relay import CountingRelay
+from tests.real.terminator import Nginx
 
 from privml.base.errors import HostError
 from privml.base.steps import say, step
 from privml.image.target import recipes_directory, resolve
+from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
@@ -76,6 +82,9 @@ def main() -> int:
     with started(tools, honest) as machine:
         ready(machine)
         accepted(machine, target.directory)
+        title("Somebody else ends TLS in front of it: nginx, which logs every body")
+        with tempfile.TemporaryDirectory(prefix="privml-") as folder:
+            terminated(machine, target.directory, tools, Path(folder))
     refusals = []
     title("(a) The operator adds one word to the kernel command line")
     with started(tools, pulled(honest, append(f"{manifest.cmdline} audit=0"))) as machine:
@@ -124,13 +133,13 @@ def failed_stage(machine: Machine) -> str:
 
 
 @contextlib.contextmanager
-def proxied(port: int, image: Path) -> Iterator[str]:
-    """`privml-build proxy` as a user runs it; gives the OpenAI base URL."""
+def proxied(where: Sequence[str], image: Path) -> Iterator[str]:
+    """`privml-build proxy` as a user runs it, to ``where``; gives the OpenAI base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = probe.getsockname()[1]
     command = [
-        str(Path(sys.executable).with_name("privml-build")), "proxy", f"https://127.0.0.1:{port}",
+        str(Path(sys.executable).with_name("privml-build")), "proxy", *where,
         "--expect", str(image.relative_to(ROOT)), "--allow-simulated", str(SIMULATED_ROOT),
         "--listen", f"127.0.0.1:{listen}",
     ]  # fmt: skip
@@ -166,7 +175,7 @@ def verified(port: int) -> bool:
 
 def accepted(machine: Machine, image: Path) -> None:
     relay = CountingRelay(machine.port)
-    with proxied(relay.port, image) as url:
+    with proxied([f"https://127.0.0.1:{relay.port}"], image) as url:
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
         before = relay.sent
         answer = client.completions.create(model="smollm2-135m-instruct", prompt=PROMPT, max_tokens=6, temperature=0)
@@ -191,11 +200,39 @@ def accepted(machine: Machine, image: Path) -> None:
         raise DemoError("the prompt is on the honest guest's console")
 
 
+def terminated(machine: Machine, image: Path, tools: ToolsTree, folder: Path) -> None:
+    """Ask through nginx, sealed: it must find nothing. Ask it openly, as who does not seal: it must find the prompt."""
+    with terminator.running(tools, folder, [machine.port]) as nginx:
+        sealed, known = (f"{secrets.token_hex(16)} {PROMPT}" for _ in range(2))
+        url = f"https://127.0.0.1:{nginx.port}"
+        with proxied(["--via", url, "--via-ca", str(nginx.authority)], image) as local:
+            client = openai.OpenAI(base_url=local, api_key="none", max_retries=0, timeout=600)
+            client.completions.create(model="smollm2-135m-instruct", prompt=sealed, max_tokens=1, temperature=0)
+            told(nginx, sealed, "sealed", found=False)
+        context = ssl.create_default_context(cafile=nginx.authority)
+        with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", nginx.port, context=context)) as connection:
+            body = json.dumps({"prompt": known, "max_tokens": 1})
+            connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+            if connection.getresponse().status != 200:
+                raise DemoError("nginx does not reach the guest")
+        told(nginx, known, "open", found=True)
+
+
+def told(nginx: Nginx, prompt: str, way: str, *, found: bool) -> None:
+    """Say what nginx has of a prompt of this kind; it must be as ``found`` says."""
+    canary = prompt.split()[0].encode()
+    logged, remembered = bool(nginx.kept(canary)), nginx.remembers(canary)
+    # Of a request that it forwarded openly, memory may be used again by now; its log stays.
+    if logged is not found or (remembered and not found):
+        raise DemoError(f"{way}: in the log: {logged}, in memory: {remembered}; expected {found}")
+    print(f"  {way} prompt: {'in' if logged else 'neither in'} nginx's log{'' if logged else ' nor in its memory'}")
+
+
 def refused(act: str, machine: Machine, image: Path, *needed: str) -> Refusal:
     """Ask through the proxy; the answer must be a refusal that names ``needed``, and the prompt must not leave."""
     relay = CountingRelay(machine.port)
     canary = secrets.token_hex(CANARY_SIZE // 2)
-    with proxied(relay.port, image) as url:
+    with proxied([f"https://127.0.0.1:{relay.port}"], image) as url:
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
         try:
             client.completions.create(model="smollm2-135m-instruct", prompt=canary, max_tokens=1)
