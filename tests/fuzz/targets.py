@@ -55,6 +55,8 @@ from privml.evidence.capture import Capture
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
+from privml.evidence.snp import leaf as snp_leaf
+from privml.evidence.snp import report as snp_report
 from privml.evidence.tdx import collateral, quote, signature, tdreport
 from privml.lock import gguf, omsbundle, runfile, safetensors, vendorarchive, vendortar
 from privml.measure import (
@@ -77,6 +79,7 @@ from privml.measure import (
 from privml.measure.learntmachine import LearntEvent, LearntMachine
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
+from privml.measure.snp import table as snp_table
 from privml.publish.log import Entry
 from privml.readers import aael, envelope, wrapped
 from privml.recipe import openpgp
@@ -129,6 +132,11 @@ def _spdm(data: bytes) -> None:
     for kind in ("gpu", "switch"):
         with contextlib.suppress(EvidenceError):
             nvidia_report.read(kind, data)
+
+
+SNP_REPORT = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
+SNP_KEY = read("attestation/virtee_sev/vcek_milan.der")
+SNP_FIRMWARE = read("measurement/virtee_sev-snp-measure/ovmf_AmdSev_suffix.bin")
 
 
 def _rim(data: bytes) -> None:
@@ -360,6 +368,9 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tpm-log": (LOG, parse_and_replay),
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
     "spdm": (SPDM, _spdm),
+    "snp-report": (SNP_REPORT, snp_report.parse),
+    "snp-key": (SNP_KEY, snp_leaf.parse),
+    "snp-firmware": (SNP_FIRMWARE, snp_table.read),
     "rim": (RIM, _rim),
     "keyring": (KEYRING, _keyring),
     "keyring-armoured": (armoured(KEYRING), _armoured_keyring),

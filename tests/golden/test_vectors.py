@@ -23,10 +23,10 @@ from tests.unit.witness_fake import continues
 from privml.base import keyless
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.base.strictjson import loads
-from privml.events.registers import MRTD, RTMR0, RTMRS
+from privml.events.registers import LAUNCH, MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
-from privml.evidence.certificates import UnfitError
+from privml.evidence.certificates import UnfitError, decode_pem
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import chain as nvidia_chains
 from privml.evidence.nvidia import report as nvidia_report
@@ -35,6 +35,9 @@ from privml.evidence.nvidia import signature as nvidia_signature
 from privml.evidence.nvidia.claims import DeviceFacts
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.roles import NVIDIA, Verified
+from privml.evidence.snp import chain as snp_chains
+from privml.evidence.snp import leaf as snp_leaf
+from privml.evidence.snp import report as snp_reports
 from privml.evidence.tdx import chain as chains
 from privml.evidence.tdx import quote, signature
 from privml.evidence.tdx.claims import QuoteFacts
@@ -42,6 +45,8 @@ from privml.image import triton
 from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
+from privml.measure.snp.hashes import KernelHashes
+from privml.measure.snp.launch import Launcher
 from privml.readers import files
 from privml.recipe.compiled import TRITON
 from privml.statement import attestation, metadata, tlog
@@ -332,6 +337,82 @@ RIM_REFUSED = {
 NOVEMBER_2026 = 1_795_000_000
 
 
+# --- SEV-SNP --------------------------------------------------------------------------------------------------------
+
+SEV = "attestation/google_go-sev-guest"
+TRUSTEE_SNP = "attestation/confidential-containers_trustee/snp"
+SIGNERS = {
+    "attestation/virtee_sev/report_milan.hex": ("attestation/virtee_sev/vcek_milan.der", f"{SEV}/ask_ark_milan.pem"),
+    f"{TRUSTEE_SNP}/test-vlek-report.bin": (f"{TRUSTEE_SNP}/test-vlek.der", f"{SEV}/ask_ark_milan_vlek.pem"),
+    f"{TRUSTEE_SNP}/hcl-report.bin": ("", f"{TRUSTEE_SNP}/vcek.pem"),
+}
+"""Certificate of the key, and the rest of the chain, for each report."""
+
+
+def pem(data: bytes) -> tuple[bytes, ...]:
+    """Certificates in a text with blank lines, whose lines may end as on Windows."""
+    return decode_pem(b"\n".join(line for line in data.splitlines() if line), limit=1 << 16)
+
+
+def snp_chain(name: str) -> list[bytes]:
+    key, rest = SIGNERS[name]
+    return [*([read(key)] if key else []), *pem(read(rest))]
+
+
+def snp_report(name: str, path: Path, tmp_path: Path) -> None:
+    """Every byte of it is read, AMD's key signed it, and the key is of the TCB and the chip that it names."""
+    data = bytes.fromhex(path.read_text()) if path.suffix == ".hex" else path.read_bytes()
+    data = data[0x20 : 0x20 + snp_reports.SIZE] if data[:4] == b"HCLA" else data
+    found = snp_reports.parse(data)
+    leaf, root = snp_chains.verify(found, snp_chain(name))
+    assert root == snp_chains.ROOTS[leaf.product.name]
+    assert leaf.product.tcb(found.reported_tcb) == leaf.tcb
+    assert found.chip_id == (bytes(64) if leaf.chip_id is None else leaf.chip_id)
+    if path.suffix == ".bin":
+        described = files.read(path).description
+        assert described.registers == {LAUNCH: found.measurement}
+
+
+def snp_key(name: str, path: Path, tmp_path: Path) -> None:
+    """The certificate of a key is read whole; one that AMD did not sign is refused by its signature alone."""
+    found = snp_leaf.parse(path.read_bytes())
+    assert found.role == ("VLEK" if "vlek" in name else "VCEK")
+    assert found.product.name == ("Turin" if "turin" in name else "Milan")
+    report = snp_reports.parse(bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode()))
+    if "invalid" in name:
+        chain = [path.read_bytes(), *pem(read(f"{SEV}/ask_ark_milan.pem"))]
+        with pytest.raises(EvidenceError, match="not signed by SEV-Milan"):
+            snp_chains.verify(report, chain)
+    elif "turin" in name:
+        # Its report is not at hand, so the chain holds and the report is another chip's.
+        chain = [path.read_bytes(), *pem(read(f"{SEV}/ask_ark_turin_vcek.pem"))]
+        with pytest.raises(EvidenceError, match="report: not signed by the VCEK"):
+            snp_chains.verify(report, chain)
+
+
+def snp_authorities(name: str, path: Path, tmp_path: Path) -> None:
+    """A chain whose last certificate is the pinned root of its product."""
+    *_, root = pem(path.read_bytes())
+    assert hashlib.sha256(root).hexdigest() in snp_chains.ROOTS.values()
+
+
+def snp_firmware(name: str, path: Path, tmp_path: Path) -> None:
+    """The end of a firmware: its digest with no kernel and a command line is the published one, or it checks none."""
+    empty = hashlib.sha256(b"").digest()
+    hashes = KernelHashes(empty, empty, hashlib.sha256(b"console=ttyS0 loglevel=7\0").digest())
+    if "OvmfX64" in name:
+        with pytest.raises(MeasurementError, match="no place for the hashes"):
+            Launcher(path.read_bytes(), hashes)
+        return
+    digest = Launcher(path.read_bytes(), hashes).digest(1, signature=0x800F12)
+    assert digest.hex() == (
+        "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa"
+    )
+
+
+# --- GPUs -----------------------------------------------------------------------------------------------------------
+
+
 def nvidia_list(name: str, path: Path, tmp_path: Path) -> None:
     """Each device's report and chain are read whole, and its signature is valid."""
     items = json.loads(path.read_text())
@@ -502,6 +583,13 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("publishing/transparency-dev_merkle/inclusion/*", inclusion_proof),
     ("publishing/transparency-dev_merkle/consistency/*", consistency_proof),
     ("publishing/*.root.json", tuf_root),
+    ("attestation/virtee_sev/report_*.hex", snp_report),
+    (f"{TRUSTEE_SNP}/*report.bin", snp_report),
+    ("attestation/virtee_sev/vcek_*.der", snp_key),
+    (f"{TRUSTEE_SNP}/*.der", snp_key),
+    (f"{SEV}/*.pem", snp_authorities),
+    (f"{TRUSTEE_SNP}/vcek.pem", snp_authorities),
+    ("measurement/virtee_sev-snp-measure/*", snp_firmware),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
     ("attestation/NVIDIA_*.json", nvidia_list),
     ("attestation/*AttestationReport.txt", nvidia_text),

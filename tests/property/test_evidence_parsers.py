@@ -25,6 +25,8 @@ from privml.evidence.document import Document
 from privml.evidence.nvidia import collateral as nvidia_collateral
 from privml.evidence.nvidia import ocsp, opaque, report, spdm, xml
 from privml.evidence.sections import Devices, Header, Keys
+from privml.evidence.snp import leaf as snp_leaf
+from privml.evidence.snp import report as snp_report
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote, signature
 from privml.statement import intoto, predicate
@@ -49,6 +51,8 @@ PARSERS: list[Callable[[bytes], Any]] = [
     lambda data: opaque.parse("gpu", data),
     lambda data: opaque.parse("switch", data),
     xml.parse,
+    snp_report.parse,
+    snp_leaf.parse,
     lambda data: nvidia_collateral.decode(loads(data)),
 ]
 

@@ -185,7 +185,15 @@ def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     output = tmp_path / "image"
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
-        child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that starts the tests in the background makes them ignore SIGINT, and so their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         await_mkosi(tmp_path, child)
         child.send_signal(number)
         _, told = child.communicate(timeout=30)

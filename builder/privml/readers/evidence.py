@@ -10,10 +10,11 @@ from privml.base.times import time_text
 from privml.events import tcg
 from privml.events.registers import MRTD, REGISTERS, RTMR2, RTMR3, RTMRS, ZERO
 from privml.evidence import gceformat
+from privml.evidence.snp import report
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
-from privml.readers import aael
+from privml.readers import aael, snpreport
 from privml.readers import log as logs
 from privml.readers.envelope import REPORT_DATA
 from privml.readers.file import File
@@ -29,8 +30,6 @@ _HCL_HEADER = 32
 # What TDG.VP.VMCALL<GetQuote> shares with the host: version 1, status 0 (done), two lengths, then the quote.
 _QUOTE_BUFFER = (1).to_bytes(8, "little") + bytes(8)
 _QUOTE_BUFFER_HEADER = 24
-_SNP_REPORT = 1184
-_SNP_VERSIONS = (2, 3, 4, 5)
 _SGX_VERSION = 3
 
 
@@ -46,9 +45,13 @@ def identify(path: Path, view: Bytes) -> File | None:
         return quote_file(path, view[_QUOTE_BUFFER_HEADER : _QUOTE_BUFFER_HEADER + min(size, quote.MAX_SIZE + 1)])
     if gceformat.is_endorsement(head, len(view)):
         return File(path, _endorsement(gceformat.parse(view[:])))
-    other = _other_tee(head, len(view))
-    if other is not None:
-        raise MeasurementError(f"{path} is {other}: it has no registers of a TD")
+    if _is_sgx(head):
+        raise MeasurementError(f"{path} is a quote of an SGX enclave: it has no registers of a TD")
+    if len(view) == report.SIZE and _is_snp(head):
+        return snpreport.report_file(path, view[:])
+    if head[:4] == _HCL and len(head) >= _HCL_HEADER + report.SIZE and _is_snp(head[_HCL_HEADER:]):
+        note = "from a paravisor's report (HCL): it measures the paravisor, and the guest's boot is in its vTPM"
+        return snpreport.report_file(path, head[_HCL_HEADER : _HCL_HEADER + report.SIZE], note)
     if len(view) == tdreport.SIZE and head[0] == 0x81:
         return _report_file(path, view[:])
     if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
@@ -60,16 +63,13 @@ def identify(path: Path, view: Bytes) -> File | None:
     return None
 
 
-def _other_tee(head: bytes, size: int) -> str | None:
-    """The kind of evidence of another TEE that begins with ``head``; None for anything else."""
-    if head[12:28] == quote.INTEL_QE_VENDOR and int.from_bytes(head[:2], "little") == _SGX_VERSION:
-        return "a quote of an SGX enclave"
-    snp, what = head[:4], "an attestation report of an AMD SEV-SNP guest"
-    if head[:4] == _HCL:
-        snp, size, what = head[_HCL_HEADER : _HCL_HEADER + 4], _SNP_REPORT, f"a paravisor's report (HCL) with {what}"
-    if size == _SNP_REPORT and int.from_bytes(snp, "little") in _SNP_VERSIONS:
-        return what
-    return None
+def _is_sgx(head: bytes) -> bool:
+    return head[12:28] == quote.INTEL_QE_VENDOR and int.from_bytes(head[:2], "little") == _SGX_VERSION
+
+
+def _is_snp(head: bytes) -> bool:
+    """True if a report of an SNP guest may begin with ``head``."""
+    return int.from_bytes(head[:4], "little") in report.VERSIONS
 
 
 def _is_quote(head: bytes) -> bool:
