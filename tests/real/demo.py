@@ -201,7 +201,7 @@ def accepted(machine: Machine, image: Path) -> None:
 
 
 def terminated(machine: Machine, image: Path, tools: ToolsTree, folder: Path) -> None:
-    """Ask through nginx, sealed: it must find nothing. Ask it openly, as who does not seal: it must find the prompt."""
+    """Ask through nginx, sealed: it must find nothing. Ask it openly: it must find the prompt."""
     with terminator.running(tools, folder, [machine.port]) as nginx:
         sealed, known = (f"{secrets.token_hex(16)} {PROMPT}" for _ in range(2))
         url = f"https://127.0.0.1:{nginx.port}"

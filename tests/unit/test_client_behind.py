@@ -108,6 +108,17 @@ def test_a_request_goes_sealed_to_whoever_is_next_and_the_answer_names_the_guest
     assert not any(CANARY in body for _, _, body in front.seen)
 
 
+def test_a_request_for_the_guest_that_answered_is_sealed_for_that_one_only(front: Front) -> None:
+    front.guests.append(SealedGuest([X25519]))
+    talk = Talk(front)
+    decision = talk.gate.decide()
+    assert isinstance(decision, Behind)
+    for one in decision.recipients:
+        ((answer, _),) = talk.ask(Asked("GET", "/v1/receipts/1"), decision=one.judged.decision)  # type: ignore[misc]
+        assert answer.judged.decision is one.judged.decision
+        assert front.opened[-1][0].keys.sha256 == one.channel.keys.section_sha256
+
+
 def test_when_one_guest_goes_the_next_request_is_answered(front: Front) -> None:
     front.guests.append(SealedGuest([X25519]))
     talk = Talk(front)

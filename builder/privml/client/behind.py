@@ -65,10 +65,13 @@ class ChannelGate(Gate):
         self._known: dict[bytes, Recipient] = {}  # by keys section; only the verifying thread uses it
 
     def recipients(self, decision: Decision) -> tuple[Recipient, ...]:
-        """The guests of a decision whose own judgement is not too old."""
-        if not isinstance(decision, Behind):
+        """The guests of a decision whose own judgement is not too old; of a single guest's, that one as of now."""
+        behind = decision if isinstance(decision, Behind) else self.last
+        if not isinstance(behind, Behind):
             return ()
-        return tuple(one for one in decision.recipients if self._young(one))
+        wanted = None if behind is decision else decision.keys
+        found = (one for one in behind.recipients if self._young(one))
+        return tuple(one for one in found if behind is decision or one.channel.keys == wanted)
 
     def _young(self, one: Recipient) -> bool:
         return self._clock() - one.judged.decision.made < self._max_age
@@ -140,7 +143,8 @@ class Front:
         now = time.monotonic()
         fresh, self._judged_again = now - self._judged_again >= _BETWEEN, now
         decision = await run_sync(partial(self._gate.decide, fresh=fresh))
-        return await self._sent(asked, self._recipients(decision))
+        every = isinstance(judged.decision, Behind)
+        return await self._sent(asked, self._recipients(decision if every else judged.decision))
 
     def settled(self, decision: Decision) -> None:
         """Forget the records of guests that the decision does not accept."""
