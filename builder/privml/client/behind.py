@@ -116,7 +116,7 @@ class Front:
 
     def __init__(self, gate: ChannelGate) -> None:
         self._gate = gate
-        self._carrier = Connections(gate.upstream, gate.terminator.tls_context(), _anybody)
+        self._carrier = Connections(gate.upstream, gate.terminator.tls, _anybody)
         self._newer: dict[bytes, Channel] = {}
         self._judged_again = float("-inf")
 

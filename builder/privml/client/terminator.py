@@ -10,6 +10,7 @@ over new connections until nothing new comes, and are matched by the keys sectio
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import ssl
@@ -65,10 +66,11 @@ class Terminator:
     def at(cls, url: str, authorities: Path | None = None) -> Terminator:
         """The one at ``https://HOST[:PORT]``, port 443 by default; ``UsageError`` for anything else."""
         made = cls(endpoint(url, default_port=HTTPS_PORT), authorities)
-        made.tls_context()
+        _ = made.tls
         return made
 
-    def tls_context(self) -> ssl.SSLContext:
+    @functools.cached_property
+    def tls(self) -> ssl.SSLContext:
         """TLS with the usual checks of name and certificate; ``UsageError`` if the authorities cannot be read."""
         file = self.authorities or environment_way_out().certificates
         context = tls_context()
@@ -87,7 +89,7 @@ class Terminator:
 
     def connection(self, timeout: float) -> GuestConnection:
         """A connection that was not opened yet."""
-        return GuestConnection(self.where, timeout=timeout, context=self.tls_context())
+        return GuestConnection(self.where, timeout=timeout, context=self.tls)
 
     def offered(self, timeout: float = attested.TIMEOUT, *, limit: int = MAX_GUESTS) -> tuple[Offered, ...]:
         """What up to ``limit`` guests behind it offer, for the caller to judge.
