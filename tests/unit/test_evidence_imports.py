@@ -85,7 +85,7 @@ def test_verifying_loads_no_builder(module: str) -> None:
     loaded = done.stdout.split()
     assert "privml.verify.check" in loaded or module in ("privml.client.anchors", "privml.cli.lookup")
     rooms = {name.split(".")[1] for name in loaded if name.startswith("privml.")}
-    needed = {"base", "events", "machine", "evidence", "statement", "output", "verify", "client", "cli"}
+    needed = {"base", "channel", "events", "machine", "evidence", "statement", "output", "verify", "client", "cli"}
     # The proxy takes bodies up to the bound of the engines' records.
     assert rooms <= (needed | {"engines"} if module == "privml.cli.proxy" else needed)
     assert not [name for name in loaded if name.partition(".")[0] in ("pydantic", "yaml")]

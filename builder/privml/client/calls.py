@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from privml.base.errors import HostError, Refused, UsageError
 from privml.base.files import read_start
@@ -21,13 +21,15 @@ from privml.base.strictjson import MAX_BYTES, loads
 from privml.client import anchors, attested, policies, subject
 from privml.client import supply as supplies
 from privml.client.gate import INTERVAL, MAX_AGE, Check
-from privml.client.guests import Guests, NotOpen
 from privml.client.listening import unix_listener
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
+
+if TYPE_CHECKING:
+    from privml.client.guests import Guests
 
 Place = str | os.PathLike[str]
 _STOP = 5.0
@@ -99,6 +101,8 @@ def openai_client(
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
     expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated, offline=False)
+    from privml.client.guests import Guests  # needed by no other call, and neither are the packages of its loop
+
     urls = [url] if isinstance(url, str) else url
     guests = Guests.at(urls, _check(expected, criteria, given), interval=interval, max_age=max_age)
     _must_open(guests)
@@ -118,6 +122,8 @@ def _must_open(guests: Guests) -> None:
         decisions.append((guest.url, decision))
     if len(decisions) == 1 and (error := decisions[0][1].error) is not None:
         raise error
+    from privml.client.guests import NotOpen  # loaded by then, with the guests
+
     closed = NotOpen(decisions)
     message = "\n".join([closed.message, *(f"{one.code}: {one.got}" for one in closed.refusals)])
     raise HostError(message) if closed.unavailable else Refused(message)

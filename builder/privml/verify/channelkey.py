@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from privml.base.errors import EvidenceError, Refused
-from privml.channel import record
-from privml.channel.keyconfig import choose
-from privml.channel.record import Record
 from privml.evidence.sections import CHANNEL_KEY, Keys
 from privml.verify.rules import refuses
 from privml.verify.verdict import Refusal
+
+if TYPE_CHECKING:
+    from privml.channel.keyconfig import KeyConfig
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,19 @@ class ChannelCase:
     keys: Keys
     record: bytes
 
-    def read(self) -> Record:
-        """The record; ``Refused`` if it is not of these keys, ``EvidenceError`` if it is malformed or unusable."""
+    def config(self) -> KeyConfig:
+        """The key to seal for; ``Refused`` if it is not of these keys, ``EvidenceError`` if there is none."""
+        # Loaded here, because all else of this room needs the standard library only.
+        from privml.channel import record
+        from privml.channel.keyconfig import choose
+
         key = self.keys.find(*CHANNEL_KEY)
         if key is None:
             raise Refused("no channel key in the document")
         if not self.record:
             raise EvidenceError("no record")
         found = record.verify(self.record, channel_key=key, keys_sha256=self.keys.sha256)
-        choose(found.configs)
-        return found
+        return choose(found.configs)[0]
 
 
 @refuses(
@@ -47,17 +51,19 @@ class ChannelCase:
 def channel(case: ChannelCase) -> Iterator[Refusal]:
     """Check that the attested channel key signed the record for this document's keys."""
     try:
-        case.read()
+        case.config()
     except Refused as refused:
         yield Refusal("channel-key", refused.message, "a record signed by the channel key in the document")
     except EvidenceError as error:
-        yield Refusal("channel-record", error.message, f"a record of format {record.FORMAT} with a usable key")
+        yield Refusal(
+            "channel-record", error.message, "a signed record of the channel's keys, with one that is usable here"
+        )
 
 
 def notes(case: ChannelCase) -> Iterator[str]:
     """What to know about an accepted record: whether the channel is post-quantum."""
     try:
-        config, _ = choose(case.read().configs)
+        config = case.config()
     except (EvidenceError, Refused):
         return
     if not config.kem.post_quantum:
