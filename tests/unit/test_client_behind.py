@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,13 @@ import terminator_fake
 from sealed_guest import X25519, SealedGuest
 from terminator_fake import PROBLEM, Front
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
+from tests.unit.proxy_thread import proxied
 from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.channel.ohttp import GATEWAY
 from privml.client import attested, behind
-from privml.client.behind import Behind, ChannelGate
+from privml.client.behind import Behind, ChannelGate, guests_behind
 from privml.client.gate import Decision
 from privml.client.sealing import NotOpened
 from privml.client.terminator import Terminator
@@ -305,6 +307,26 @@ def test_verify_via_judges_a_guest_on_its_channel_key(
     refused = Outcome(capsys, "verify", *via, *trusting)
     assert refused.code == 8
     assert "channel-key" in refused.stdout
+
+
+def test_an_ordinary_client_is_answered_through_the_terminator(front: Front) -> None:
+    with proxied(guests_behind(terminator(front), check)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("POST", PROMPT.target, PROMPT.body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"onetwo")
+        connection.request("GET", "/healthz")
+        told = json.loads(connection.getresponse().read())
+        connection.close()
+    assert told["verdict"]["binding"] == "channel-key"
+    assert told["message"].endswith("nothing may travel outside the channel (1 guest)")
+    assert front.prompts() == [PROMPT.body]
+
+
+def test_the_proxy_takes_addresses_or_a_terminator(trusting: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["https://guest", "--via", "https://api.example"]):
+        done = Outcome(capsys, "proxy", *words, *trusting)
+        assert (done.code, done.stderr) == (2, "privml-build: expected one or more URLs, or --via URL\n")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def via_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--via",
         metavar="URL",
-        help="Reach guests through somebody else's TLS server at URL (port 443 by default), which learns nothing.",
+        help="Reach guests through somebody else's TLS server at URL (port 443 by default), by sealed requests only.",
     )
     @click.option(
         "--via-ca",
