@@ -266,9 +266,17 @@ class Guest:
     """
 
     def __init__(
-        self, root: Path, config: Config, *, tee: str = "simulated", gpus: str = "simulated", table: Table = STAGES
+        self,
+        root: Path,
+        config: Config,
+        *,
+        tee: str = "simulated",
+        gpus: str = "simulated",
+        table: Table = STAGES,
+        builder: Path | None = None,
     ) -> None:
         self.root = root
+        self._source = builder or Path(privml.__file__).parent.parent
         me = os.getuid()
         self.layout = Layout(
             config=root / "config.json",
@@ -349,8 +357,7 @@ class Guest:
             f"layout = {self.layout!r}\n"
             f"assert layout.root_id == {me}\n{work}\n"
         )
-        source = Path(privml.__file__).parent.parent
-        path = os.pathsep.join([str(source), *(entry for entry in sys.path if entry)])
+        path = os.pathsep.join([str(self._source), *(entry for entry in sys.path if entry)])
         child = subprocess.Popen(
             [sys.executable, "-B", "-P", "-c", code],
             env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
@@ -445,13 +452,21 @@ class Guest:
 
 @contextmanager
 def guest(
-    config: Config | None = None, *, tee: str = "simulated", gpus: str = "simulated", table: Table = STAGES
+    config: Config | None = None,
+    *,
+    tee: str = "simulated",
+    gpus: str = "simulated",
+    table: Table = STAGES,
+    builder: Path | None = None,
 ) -> Iterator[Guest]:
-    """A guest whose attestor is up; short paths, because socket names are short."""
+    """A guest whose attestor is up; short paths, because socket names are short.
+
+    Its processes run the code of ``builder``, or this one.
+    """
     root = Path(tempfile.mkdtemp(prefix="privml-"))
     made = None
     try:
-        made = Guest(root, config or a_config(), tee=tee, gpus=gpus, table=table)
+        made = Guest(root, config or a_config(), tee=tee, gpus=gpus, table=table, builder=builder)
         yield made
     finally:
         if made is not None:

@@ -73,3 +73,36 @@ def test_a_silent_or_absent_engine_is_an_error() -> None:
         release.set()
     with pytest.raises(HostError, match="engine: No such file"):
         ask(path)
+
+
+def test_chunks_that_arrived_together_are_one_piece_and_none_waits_for_the_next() -> None:
+    head = b"HTTP/1.1 200 ok\r\ntransfer-encoding: chunked\r\n\r\n"
+    go_on = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head + b"1\r\na\r\n1\r\nb\r\n")
+        assert go_on.wait(60)
+        connection.sendall(b"1\r\nc\r\n1\r\nd\r\n0\r\n\r\n")
+
+    with engine(behave) as path, exchange.Exchange(path, "GET", "/", timeout=60) as sent:
+        pieces = sent.pieces()
+        assert next(pieces) == b"ab"
+        go_on.set()
+        assert list(pieces) == [b"cd"]
+
+
+@pytest.mark.parametrize("last", [b"2\r\ncd", b"z\r\ncd\r\n"])
+def test_an_answer_that_is_cut_off_is_an_error_after_its_pieces(last: bytes) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 ok\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection.sendall(b"2\r\nab\r\n")
+        connection.sendall(last)
+
+    with (
+        engine(behave) as path,
+        exchange.Exchange(path, "GET", "/", timeout=60) as sent,
+        pytest.raises(HostError, match="engine"),
+    ):
+        list(sent.pieces())

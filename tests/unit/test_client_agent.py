@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import attestation_samples as samples
 import pytest
@@ -15,8 +16,8 @@ from agent_guest import Guest, guest, prediction
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
-from privml.client import attested
-from privml.client.gate import Gate
+from privml.client import attested, kept
+from privml.client.gate import Check, Gate
 from privml.events.registers import RTMR2
 from privml.events.replay import replay_digests
 from privml.statement.predicate import Predicate
@@ -65,7 +66,7 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     assert "RTMR2 event 1: predicted EV_EVENT_TAG from uki.efi .initrd" in refusal.where
 
 
-def test_the_proxy_reaches_its_engine(served: Guest) -> None:
+def check_of(served: Guest) -> Check:
     predicate = prediction(served)
 
     def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
@@ -78,9 +79,33 @@ def test_the_proxy_reaches_its_engine(served: Guest) -> None:
             tls_spki_sha256=key,
         )
 
-    with proxied(Gate(url(served), check)) as port:
+    return check
+
+
+def test_the_proxy_reaches_its_engine(served: Guest) -> None:
+    with proxied(Gate(url(served), check_of(served))) as port:
         assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
+
+
+def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
+    served: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent says `100 Continue` before it reads a body, also of one that has arrived already."""
+    monkeypatch.setattr(kept, "_RESTED", 0.0)
+    heard: list[bytes] = []
+    receive = kept._Connection.data_received
+
+    def data_received(self: Any, data: bytes) -> None:
+        heard.append(data)
+        receive(self, data)
+
+    monkeypatch.setattr(kept._Connection, "data_received", data_received)
+    with proxied(Gate(url(served), check_of(served))) as port:
+        for _ in range(3):
+            assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
+    starts = [data[:12] for data in heard if data.startswith(b"HTTP/1.1 ")]
+    assert starts == [b"HTTP/1.1 200", *[b"HTTP/1.1 100", b"HTTP/1.1 200"] * 2]
 
 
 def test_a_booting_guest_reports_its_stages() -> None:

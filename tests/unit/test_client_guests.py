@@ -17,7 +17,7 @@ from proxy_thread import proxied
 from test_client_proxy import SECRET, ask, check
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
-from privml.client import attested
+from privml.client import attested, proxy
 from privml.client.gate import Decision, Gate
 from privml.client.guests import MAX_GUESTS, Guest, Guests, NotOpen
 from privml.client.ways import Answer, Asked, Judged, Unsent
@@ -292,6 +292,35 @@ def test_a_renewal_stalls_nobody(world: World) -> None:
 
     run(work())
     assert len(a.judged) == 3
+
+
+def test_a_client_that_leaves_before_the_answer_ends_the_request(world: World) -> None:
+    guests, (a,) = world.guests(A)
+    messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
+    ended: list[str] = []
+
+    async def hangs(asked: Asked, _: Judged) -> Answer:
+        assert asked.body == b"{}"
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(asked.target)
+        raise AssertionError
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(0.01)
+        return messages.pop(0)
+
+    async def send(message: object) -> None:
+        raise AssertionError(message)
+
+    async def work() -> None:
+        a.send = hangs  # type: ignore[method-assign]
+        scope = {"type": "http", "method": "POST", "raw_path": b"/v1/x", "query_string": b"", "headers": []}
+        await proxy._Forwarding(guests)(scope, receive, send)
+
+    run(work())
+    assert (ended, messages, guests.all[0].busy) == (["/v1/x"], [], 0)
 
 
 def test_ways_learn_what_each_verification_settled(world: World) -> None:

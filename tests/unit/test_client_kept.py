@@ -153,7 +153,7 @@ def test_an_answer_names_its_guest_and_its_trailers(server: Server) -> None:
         assert answer.trailers() == ((b"privml-receipt", b"e30="),)
 
     run(server, work)
-    assert b"te: trailers" in server.heads[0]
+    assert b"te: trailers" in server.heads[0] and b"connection: te" in server.heads[0]
 
 
 def test_another_key_gets_no_byte(server: Server) -> None:
@@ -193,13 +193,33 @@ def test_a_kept_connection_does_not_outlive_its_judgement(server: Server, end: s
     assert server.connections == 2
 
 
+def test_a_kept_connection_serves_no_other_keys(server: Server) -> None:
+    server.scripts = [server.replying(OK, OK), lambda tls: server.heads.append(tls.recv(65536))]
+
+    async def work(way: Direct, judged: Judged) -> None:
+        assert await ask(way, judged) == b"ok"
+        with pytest.raises(Refused, match="tls-key"):
+            await way.send(POST, Judged(judged.where, decision(bytes(32))))
+
+    run(server, work)
+    assert len([head for head in server.heads if head]) == 1
+
+
 def test_a_connection_that_was_busy_is_closed_after_its_answer(server: Server) -> None:
-    server.scripts = [server.replying(OK), server.replying(OK)]
+    closed = threading.Event()
+
+    def once(tls: ssl.SSLSocket) -> None:
+        server.replying(OK)(tls)
+        assert server.read(tls) == b""
+        closed.set()
+
+    server.scripts = [once, server.replying(OK)]
 
     async def work(way: Direct, judged: Judged) -> None:
         answer = await way.send(POST, judged)
         way.settled(refused())
         assert await whole(answer) == b"ok"
+        assert await asyncio.to_thread(closed.wait, 10)
         assert await ask(way, judged) == b"ok"
 
     run(server, work)
@@ -261,6 +281,27 @@ def test_what_may_have_run_is_not_sent_again(server: Server, asked: Asked, heads
 
     run(server, work)
     assert len(server.heads) == heads
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["nothing", "continue"])
+def test_a_rested_connection_says_whether_a_body_was_read(
+    server: Server, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that ends an idle connection while a POST is on its way has not said that it reads it."""
+    monkeypatch.setattr(kept, "_RESTED", 0.0)
+    server.scripts = [server.replying(OK, said), server.replying(OK)]
+
+    async def work(way: Direct, judged: Judged) -> None:
+        assert await ask(way, judged) == b"ok"
+        if said:
+            with pytest.raises(HostError, match="closed before the end"):
+                await way.send(POST, judged)
+        else:
+            assert await ask(way, judged) == b"ok"
+
+    run(server, work)
+    expects = [b"expect: 100-continue" in head for head in server.heads]
+    assert expects == ([False, True] if said else [False, True, False]), "a new connection needs no such word"
 
 
 def test_what_never_left_is_sent_again(server: Server) -> None:
@@ -385,12 +426,27 @@ def test_an_answer_that_is_left_ends_its_connection(server: Server) -> None:
 
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"x"])
 def test_bytes_that_nobody_asked_for_end_a_connection(server: Server, extra: bytes) -> None:
-    """They could be taken for the answer to the next request."""
-    server.scripts = [server.replying(OK + extra, OK), server.replying(OK)]
+    """They could be taken for the answer to the next request, whether they come with the last answer or later."""
+    go_on = threading.Event()
+
+    def later(tls: ssl.SSLSocket) -> None:
+        server.replying(OK)(tls)
+        assert go_on.wait(10)
+        tls.sendall(extra)
+        assert server.read(tls) == b""
+
+    server.scripts = [server.replying(OK + extra, OK), later, server.replying(OK)]
 
     async def work(way: Direct, judged: Judged) -> None:
         assert await ask(way, judged) == b"ok"
         assert await ask(way, judged) == b"ok"
+        connections: Any = way._kept
+        assert len(connections._idle) == 1
+        go_on.set()
+        async with asyncio.timeout(kept.IDLE / 2):
+            while connections._idle:
+                await asyncio.sleep(0.005)
+        assert await ask(way, judged) == b"ok"
 
     run(server, work)
-    assert server.connections == 2
+    assert server.connections == 3

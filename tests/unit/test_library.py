@@ -115,6 +115,15 @@ def test_a_guest_that_is_no_longer_accepted_gets_no_more_prompts(guest: Guest) -
     assert guest.requests == []
 
 
+def test_several_guests_of_which_one_is_accepted(guest: Guest) -> None:
+    nobody = f"https://127.0.0.1:{guest_fake.unused_port()}"
+    with privml.openai_client([nobody, guest.url], "out/demo-cpu", allow_simulated="root.pem") as client:
+        answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    assert answer.choices[0].message.content == "Paris."
+    with pytest.raises(HostError, match=f"{nobody}: .*; {guest.url}: refused: demo-cpu"):
+        privml.openai_client([nobody, guest.url], "out/demo-cpu")
+
+
 def test_the_environment_s_proxy_is_not_used(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

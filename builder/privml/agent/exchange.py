@@ -59,9 +59,17 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in head.headers]
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives; ``HostError`` when the engine stops before the end."""
+        """The body as it arrives; ``HostError`` when the engine stops before the end.
+
+        What has arrived together is one piece, however many chunks the engine made of it.
+        """
         while isinstance(event := self._next(), h11.Data):
-            yield bytes(event.data)
+            ready = [event.data]
+            while isinstance(event := self._next(wait=False), h11.Data):
+                ready.append(event.data)
+            yield b"".join(ready)
+            if event is not None:
+                return
 
     def close(self) -> None:
         """Close the connection, answered or not."""
@@ -84,14 +92,14 @@ class Exchange:
             raise HostError("engine: the connection ended without a response")
         return event
 
-    def _next(self) -> h11.Event | None:
-        """The next event; None at the end of the connection."""
+    def _next(self, *, wait: bool = True) -> h11.Event | None:
+        """The next event; None at the end of the connection, and without ``wait`` if more must arrive first."""
         try:
             while True:
                 event = self._http.next_event()
                 if isinstance(event, h11.Event):
                     return event
-                if event is h11.PAUSED:
+                if event is h11.PAUSED or not wait:
                     return None
                 self._http.receive_data(self._socket.recv(_PIECE))
         except OSError as error:

@@ -5,8 +5,9 @@ peer is the right one. Heads, interim responses and trailers are bounded, each p
 nothing the peer sends can extend, and an answer that ends early is an error, never a short answer.
 
 A kept connection may be closed by its server at any time. A request is then sent again over a new one only if nothing
-of an answer arrived and the server cannot have run it: the connection was closed before all of the request had left,
-or the method is safe (ADR 0096). The time that a connection is kept is shorter than the guest's own, 60 s.
+of an answer arrived and the server cannot have run it: not all of the request had left, or it said ``Expect:
+100-continue`` and the guest, which says so before it reads a body, did not; or the method is safe (ADR 0096). The
+time that a connection is kept is shorter than the guest's own, 60 s.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ IDLE = 20.0
 """Seconds that an idle connection is kept, if it is one of the first `_LONG`."""
 _LONG = 8
 _IDLE_SURPLUS = 3.0  # each occupies a thread of the guest, and others want them too
+_RESTED = 1.0
+"""Seconds of idleness after which a connection may just be closed by its server."""
 _UNREAD = 256 * 1024
 _ONE_WRITE = 64 * 1024
 _SAFE = ("GET", "HEAD")
@@ -48,6 +51,8 @@ class Connections:
 
     def __init__(self, where: Endpoint, context: ssl.SSLContext, check: Check) -> None:
         self._where = where
+        host = f"[{where.host}]" if ":" in where.host else where.host
+        self._fixed = ((b"host", f"{host}:{where.port}".encode()), (b"accept-encoding", b"identity"))
         self._context = context
         self._check = check
         self._idle: list[_Connection] = []
@@ -55,12 +60,11 @@ class Connections:
 
     async def send(self, asked: Asked, judged: Judged) -> Answer:
         """Send a request; errors are those of `client.ways.Way.send`."""
-        head = self._head(asked)
         # The last one that was used: what a burst left over then becomes old and is closed.
         if self._idle:
             with contextlib.suppress(Unsent):
-                return await self._idle.pop().ask(asked, head, judged)
-        return await (await self._new()).ask(asked, head, judged)
+                return await self._idle.pop().ask(asked, judged)
+        return await (await self._new()).ask(asked, judged)
 
     def close(self) -> None:
         """Close the idle connections now, and each other one after its answer."""
@@ -80,12 +84,15 @@ class Connections:
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 
-    def _head(self, asked: Asked) -> h11.Request:
-        host = f"[{self._where.host}]" if ":" in self._where.host else self._where.host
-        headers = [(b"host", f"{host}:{self._where.port}".encode()), (b"accept-encoding", b"identity")]
-        headers += asked.headers
+    def head(self, asked: Asked, *, expect: bool) -> h11.Request:
+        """The head of a request to this address."""
+        headers = [*self._fixed, *asked.headers]
+        if any(name == b"te" for name, _ in asked.headers):
+            headers.append((b"connection", b"te"))  # RFC 9110, 10.1.4
         if asked.body or asked.method not in _SAFE:
             headers.append((b"content-length", str(len(asked.body)).encode()))
+        if expect:
+            headers.append((b"expect", b"100-continue"))
         return h11.Request(method=asked.method, target=asked.target, headers=headers)
 
     async def _new(self) -> _Connection:
@@ -123,6 +130,7 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self._transport: asyncio.Transport | None = None
         self._busy = True
+        self._rested = float("inf")
         self._heard = False
         self._written = False
         self._inbox = bytearray()
@@ -193,8 +201,11 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def ask(self, asked: Asked, head: h11.Request, judged: Judged) -> Answer:
+    async def ask(self, asked: Asked, judged: Judged) -> Answer:
         """Send a request; the head of its answer has arrived."""
+        # The body follows at once, also without the answer to this: nothing is delayed.
+        expect = bool(asked.body) and self._loop.time() > self._rested
+        head = self._connections.head(asked, expect=expect)
         self._busy, self._heard, self._written = True, False, False
         try:
             self.renew()
@@ -202,7 +213,8 @@ class _Connection(asyncio.Protocol):
             found = await self._head()
         except (OSError, h11.ProtocolError) as error:
             left = self._written and self._writing  # all of it left this process, so it may have been run
-            unsent = not self._heard and isinstance(error, ConnectionError) and (asked.method in _SAFE or not left)
+            harmless = asked.method in _SAFE or expect or not left
+            unsent = not self._heard and isinstance(error, ConnectionError) and harmless
             self.abort()
             raise (Unsent if unsent else HostError)(f"the attested machine: {_reason(error)}") from error
         except BaseException:
@@ -256,7 +268,8 @@ class _Connection(asyncio.Protocol):
         if seconds is None:
             self.abort()
             return
-        self._deadline = self._loop.time() + seconds
+        now = self._loop.time()
+        self._rested, self._deadline = now + _RESTED, now + seconds
         self._set(self._deadline)
 
     # Inside.
