@@ -7,6 +7,7 @@ caller is a function that does one thing and returns; threads pick them at rando
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -17,10 +18,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from tests.sealed import Sealed, request, seal, wrap
 from tests.unit.agent_guest import Guest, a_config, guest
 
+from privml.agent.gateway import GATEWAY
+from privml.channel.keyconfig import decode_list
 from privml.evidence.quotefault import FAULTS
 
 CANARY = secrets.token_hex(16)
@@ -41,6 +46,7 @@ class Soak:
     def __init__(self, made: Guest, seed: int) -> None:
         self.guest = made
         self.seed = seed
+        self.configs = decode_list(made.request("GET", GATEWAY)[2])
         self.seen: Counter[str] = Counter()
         self.health: list[float] = []
         self.faults: list[str] = []
@@ -64,7 +70,8 @@ class Soak:
         chance = random.Random(f"{self.seed} {number}")
         kinds = (
             self.asks, self.streams, self.leaves, self.reads_slowly, self.is_half_open, self.sends_too_much,
-            self.is_malformed, self.attests, self.sends_other_fields,
+            self.is_malformed, self.attests, self.sends_other_fields, self.asks_sealed, self.leaves_sealed,
+            self.seals_wrong,
         )  # fmt: skip
 
         def work() -> None:
@@ -152,6 +159,36 @@ class Soak:
         body = chat(**fields).replace(b"null", chance.choice([b"null", b"1e999", b"NaN", b"[" * 2000]))
         return self._status(self._post("/v1/chat/completions", body))
 
+    def asks_sealed(self, chance: random.Random) -> str:
+        sealed = self._sealed(chance)
+        connection = self._posted(sealed)
+        with contextlib.closing(connection):
+            response = connection.getresponse()
+            body = response.read()
+            return f"{response.status} {sealed.opened(body).status if response.status == 200 else ''}".rstrip()
+
+    def leaves_sealed(self, chance: random.Random) -> str:
+        """Disconnect in the middle of a sealed answer."""
+        with contextlib.closing(self._posted(self._sealed(chance))) as connection:
+            connection.getresponse().read(chance.randint(1, 200))
+        return "left"
+
+    def seals_wrong(self, chance: random.Random) -> str:
+        """A sealed request that was changed or cut, or one that was sent before."""
+        sealed = self._sealed(chance)
+        data = bytearray(sealed.body)
+        match chance.randrange(3):
+            case 0:
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[chance.randrange(len(data)) :]
+            case _:
+                with contextlib.closing(self._posted(sealed)) as connection:
+                    if (status := connection.getresponse().status) != 200:
+                        return f"first {status}"
+        with contextlib.closing(self._posted(replace(sealed, body=bytes(data)))) as connection:
+            return str(connection.getresponse().status)
+
     # What watches and what disturbs.
 
     def _watch(self) -> None:
@@ -194,6 +231,16 @@ class Soak:
 
     def _request(self, path: str, body: bytes) -> bytes:
         return _HEAD.format(path=path, size=len(body)).replace("Host", "Connection: close\r\nHost").encode() + body
+
+    def _sealed(self, chance: random.Random) -> Sealed:
+        plain = request("POST", "/v1/chat/completions", chat(stream=chance.random() < 0.5))
+        return chance.choice((seal, wrap))(self.configs, plain)
+
+    def _posted(self, sealed: Sealed) -> http.client.HTTPSConnection:
+        connection = http.client.HTTPSConnection("127.0.0.1", self.guest.config.listen, timeout=20)
+        connection.sock = self._connected()
+        connection.request("POST", GATEWAY, sealed.body, sealed.headers)
+        return connection
 
     def _post(self, path: str, body: bytes) -> bytes:
         with self._connected() as tls:

@@ -34,6 +34,7 @@ def test_a_guest_outlives_its_callers(full: bool) -> None:
         for wanted in (
             "asks: 200", "streams: 200 whole", "leaves: left", "reads_slowly: left", "is_half_open: left",
             "sends_too_much: 413", "is_malformed: 400", "attests: 200", "attests: 503", "sends_other_fields: 400",
+            "asks_sealed: 200 200", "leaves_sealed: left", "seals_wrong: 400",
         ):  # fmt: skip
             assert soak.seen[wanted], wanted
         assert not [key for key in soak.seen if ": 500" in key]

@@ -26,7 +26,7 @@ from privml.channel import bhttp
 from privml.channel.kem import X25519, X_WING
 from privml.channel.keyconfig import KeyConfig, decode_list
 from privml.channel.keyring import GRACE_SECONDS, ROTATE_SECONDS
-from privml.channel.ohttp import CHUNKED, GATEWAY, KEY_PROBLEM, CallerRequest
+from privml.channel.ohttp import CHUNKED, GATEWAY, HEADER_SIZE, KEY_PROBLEM, CallerRequest
 from privml.channel.record import PATH as RECORD
 from privml.channel.record import verify
 from privml.channel.suites import AEADS, CannotOpen
@@ -54,6 +54,7 @@ class Bench:
         self.keys = ChannelKeys(layout, clock=lambda: self.now, **{"places": 16, **more})  # type: ignore[arg-type]
         self.gateway = Gateway(self.keys, CONTENT, self._admit, self._answer)
         self.asked: list[tuple[str, str, bytes, str]] = []
+        self.encapsulated: list[bytes | None] = []
         self.turns = self.closed = 0
         self.full = False
         self.answer: Callable[[Asked], Answer] = lambda _: Answer(
@@ -74,6 +75,7 @@ class Bench:
     def _answer(self, asked: Asked, turn: contextlib.ExitStack) -> Answer:
         body = asked.read(CONTENT)
         self.asked.append((asked.method, asked.target, body, asked.channel))
+        self.encapsulated.append(asked.enc_sha256)
         found = self.answer(asked)
         kept = turn.pop_all()
         kept.callback(self._count)
@@ -164,6 +166,9 @@ def test_a_sealed_request_is_answered_as_if_it_had_come_open(bench: Bench, kem: 
     assert found.fields == (("content-type", "text/plain"),)
     channel = "wrapped" if way is wrap else "ohttp"
     assert bench.asked == [("POST", "/v1/completions?x=1", PROMPT, channel)]
+    start = 4 + 8 + 2 if way is wrap else HEADER_SIZE
+    encapsulated = sealed.body[start : start + configs[0].kem.encapsulated_size]
+    assert bench.encapsulated == [hashlib.sha256(encapsulated).digest()]
     assert (bench.turns, bench.closed) == (0, 1)
 
 

@@ -29,7 +29,8 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
-    ``channel`` is what protected the request on its way.
+    ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
+    encapsulated key.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Asked:
     headers: Headers
     read: Callable[[int], bytes]
     channel: Literal["tls", "ohttp", "wrapped"] = "tls"
+    enc_sha256: bytes | None = None
 
     @property
     def path(self) -> str:

@@ -11,6 +11,7 @@ cause; 400 `replay`; 413, 415, 429 and 503. Whatever comes after that is inside,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -115,7 +116,7 @@ class Gateway:
         """The answer to an opened request, sealed. Refusals are inside, too."""
         method = ""
         try:
-            inner = self._inner(opened.plain, channel)
+            inner = self._inner(opened, channel)
             method = inner.method
             answer = self._answer(inner, turn)
         except Denied as denied:
@@ -131,10 +132,10 @@ class Gateway:
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
         return Answer(200, headers, _pieces(response, head, answer, silent=silent), close=answer.close)
 
-    def _inner(self, plain: bytes, channel: Literal["ohttp", "wrapped"]) -> Asked:
+    def _inner(self, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
         """The request inside; `Denied` if it is malformed or asks for something else than is answered sealed."""
         try:
-            request = bhttp.decode_request(plain, fields.Limits(content=self._limits.total))
+            request = bhttp.decode_request(opened.plain, fields.Limits(content=self._limits.total))
         except EvidenceError as error:
             raise Denied(400, "malformed", error.message) from error
         if request.line.scheme != "https":
@@ -143,7 +144,8 @@ class Gateway:
         if not path.startswith(INSIDE) and path not in INSIDE_PATHS:
             raise Denied(404, "not-found", "unknown path in a sealed request")
         headers = [(name.encode(), value.encode()) for name, value in request.fields]
-        return Asked(request.line.method, request.line.path, headers, _reader(request), channel)
+        digest = hashlib.sha256(opened.context.encapsulated).digest()
+        return Asked(request.line.method, request.line.path, headers, _reader(request), channel, digest)
 
 
 def _reader(request: Request) -> Callable[[int], bytes]:
