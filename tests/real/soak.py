@@ -24,8 +24,8 @@ from pathlib import Path
 from tests.sealed import Sealed, request, seal, wrap
 from tests.unit.agent_guest import Guest, a_config, guest
 
-from privml.agent.gateway import GATEWAY
 from privml.channel.keyconfig import decode_list
+from privml.channel.ohttp import GATEWAY
 from privml.evidence.quotefault import FAULTS
 
 CANARY = secrets.token_hex(16)
