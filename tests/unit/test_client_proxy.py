@@ -444,7 +444,7 @@ def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
 def test_a_port_in_use_is_a_host_error(guest: Guest) -> None:
     said: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
-        proxy.serve(("127.0.0.1", taken.getsockname()[1]), Guests.at([guest.url], check()), listening=said.append)
+        proxy.serve(("127.0.0.1", taken.getsockname()[1]), [guest.url], check(), listening=said.append)
     assert said == []
 
 

@@ -17,10 +17,8 @@ from privml.cli.policy import policy_of
 from privml.cli.trusted import TrustWords
 from privml.cli.via import via_options
 from privml.client import attested
-from privml.client.behind import guests_behind
 from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
-from privml.client.guests import Guests
 from privml.client.proxy import serve
 from privml.client.terminator import Terminator
 from privml.verify.judgement import Judgement
@@ -166,11 +164,15 @@ def proxy(
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
-    if terminator is None:
-        guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
-    else:
-        guests = guests_behind(terminator, check, interval=interval, max_age=max_age)
-    serve(where, guests, callers=callers, listening=listening)
+    serve(
+        where,
+        terminator or upstreams,
+        check,
+        callers=callers,
+        interval=interval,
+        max_age=max_age,
+        listening=listening,
+    )
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -24,11 +24,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.client.behind import guests_behind
 from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD
-from privml.client.gate import Decision
+from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import served_socket
+from privml.client.terminator import Terminator
 from privml.client.ways import Answer, Asked, Header, Headers
 from privml.engines.registry import ENGINES
 
@@ -59,17 +61,25 @@ class _Ended(PrivmlError):
 
 def serve(
     listen: tuple[str, int] | Path,
-    guests: Guests,
+    upstreams: Sequence[str] | Terminator,
+    check: Check,
     *,
     callers: Callers = ANYBODY_HERE,
+    interval: float = INTERVAL,
+    max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
 ) -> None:
-    """Verify ``guests`` and serve on ``listen``, (host, port) or the path of a Unix socket, until interrupted.
+    """Verify the guests at or behind ``upstreams`` and serve on ``listen``, (host, port) or the path of a socket.
 
-    A refused guest does not stop the proxy: clients are answered by another one, or get 403 with the reasons, and it
-    is verified again on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0
-    for a Unix socket), once it listens.
+    It runs until interrupted. ``check`` judges a fetched document (`client.gate.Check`). A refused guest does not
+    stop the proxy: clients are answered by another one, or get 403 with the reasons, and the guest is verified again
+    on later requests. ``HostError`` if it cannot listen. ``listening`` is called with the port (0 for a Unix
+    socket), once it listens.
     """
+    if isinstance(upstreams, Terminator):
+        guests = guests_behind(upstreams, check, interval=interval, max_age=max_age)
+    else:
+        guests = Guests.at(upstreams, check, interval=interval, max_age=max_age)
     if not isinstance(listen, Path):
         server(listen, guests, listening, callers).run()
         return
