@@ -42,8 +42,8 @@ _ONE_WRITE = 64 * 1024
 _SAFE = ("GET", "HEAD")
 _WITHOUT_BODY = (204, 304)
 _CLOSED = "the connection was closed before the end of the response"
-_SILENT_MS = 30_000
-"""Milliseconds after which a peer whose machine acknowledges nothing is given up."""
+_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 30_000}
+"""A peer whose machine acknowledges nothing for 30 s is given up, where the system has these options."""
 
 
 class Connections:
@@ -155,11 +155,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return
         made: socket.socket = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_MS)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _PROBES.items():
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived; whatever comes without a request ends the connection."""
