@@ -138,29 +138,36 @@ class Endpoint:
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids) * 4096
 
 
-async def _stream(endpoint: Endpoint, tokens: int, *, paced: bool, delay: float) -> tuple[int, float]:
-    """Tokens of one stream, and the seconds to the first."""
-    await asyncio.sleep(delay)
-    reader, writer = await endpoint.connect()
-    try:
-        counts, firsts = 0, []
-        for _ in range(2):  # the second one on a kept connection
-            begun = time.perf_counter()
-            writer.write(endpoint.request(stream=True, max_tokens=tokens, temperature=int(paced)))
-            first, count, data = 0.0, 0, b""
-            while not data.endswith(b"0\r\n\r\n"):
-                piece = await reader.read(1 << 16)
-                if not piece:
-                    raise ConnectionError(f"{endpoint.name}: ended early")
-                count += piece.count(b"delta")
-                if count and not first:
-                    first = time.perf_counter() - begun
-                data = (data + piece)[-16:]
-            counts += count
-            firsts.append(first)
-        return counts, firsts[-1]
-    finally:
-        writer.close()
+class Caller:
+    """A caller of one endpoint, on one connection."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def connect(self) -> None:
+        """Connect and ask once, so that every connection behind the endpoint is open, as it is in a service."""
+        self._reader, self._writer = await self._endpoint.connect()
+        await self.stream(1, paced=False)
+
+    async def stream(self, tokens: int, *, paced: bool, delay: float = 0.0) -> tuple[int, float]:
+        """Tokens of one stream, and the seconds to the first."""
+        await asyncio.sleep(delay)
+        begun = time.perf_counter()
+        self._writer.write(self._endpoint.request(stream=True, max_tokens=tokens, temperature=int(paced)))
+        first, count, data = 0.0, 0, b""
+        while not data.endswith(b"0\r\n\r\n"):
+            piece = await self._reader.read(1 << 16)
+            if not piece:
+                raise ConnectionError(f"{self._endpoint.name}: ended early")
+            count += piece.count(b"delta")
+            if count and not first:
+                first = time.perf_counter() - begun
+            data = (data + piece)[-16:]
+        return count, first
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._writer.close()
 
 
 async def _small(endpoint: Endpoint, seconds: float) -> int:
@@ -195,13 +202,23 @@ async def _all(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 def streams(endpoint: Endpoint, number: int, tokens: int, *, paced: bool) -> Run:
-    """``number`` streams at once; paced ones begin at different moments."""
-    before, begun = endpoint.cpu(), time.perf_counter()
-    delays = [index / number / 2 if paced else 0.0 for index in range(number)]
-    found = asyncio.run(_all([_stream(endpoint, tokens, paced=paced, delay=delay) for delay in delays]))
-    taken = time.perf_counter() - begun
-    total = sum(count for count, _ in found)
-    return Run(total / taken, (endpoint.cpu() - before) / total * 1000, [first for _, first in found])
+    """``number`` streams at once; paced ones begin spread over half a second."""
+
+    async def work() -> Run:
+        callers = [Caller(endpoint) for _ in range(number)]
+        await _all([caller.connect() for caller in callers])
+        before, begun = endpoint.cpu(), time.perf_counter()
+        delays = [index / number / 2 if paced else 0.0 for index in range(number)]
+        found = await _all(
+            [one.stream(tokens, paced=paced, delay=delay) for one, delay in zip(callers, delays, strict=True)]
+        )
+        taken = time.perf_counter() - begun
+        for caller in callers:
+            caller.close()
+        total = sum(count for count, _ in found)
+        return Run(total / taken, (endpoint.cpu() - before) / total * 1000, [first for _, first in found])
+
+    return asyncio.run(work())
 
 
 def small(endpoint: Endpoint, number: int, seconds: float) -> Run:

@@ -51,7 +51,8 @@ class Server:
             if not (piece := tls.recv(65536)):
                 return b""
             data += piece
-        head, _, body = data.partition(b"\r\n\r\n")
+        head, _, rest = data.partition(b"\r\n\r\n")
+        body = bytearray(rest)
         length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0)
         while len(body) < length:
             body += tls.recv(65536)
