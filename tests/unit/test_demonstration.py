@@ -299,7 +299,9 @@ def test_an_image_of_a_demonstration_is_fetched_only_if_allowed(
 
 def test_a_proxy_does_not_start_on_a_demonstration(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[str] = []
-    monkeypatch.setattr("privml.cli.proxy.serve", lambda _, urls, *__, **___: served.extend(urls))
+    monkeypatch.setattr(
+        "privml.cli.proxy.serve", lambda _, guests, **__: served.extend(one.url for one in guests.all)
+    )
     trust = ("--trust", "../root.json", NAME, "--index", "measurements", "--offline")
     outcome = Outcome(made.capsys, "proxy", "https://127.0.0.1:1", *trust)
     assert served == []
