@@ -21,13 +21,14 @@ _CHANGES = (
     (r"\b[0-9a-f]{16,}\b", "DIGEST"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     (r"\bin \d+ s\b", "in N s"),
+    (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
     (r"\b\d+ bytes\b", "N bytes"),
     (r"(?m)^(  The capital of France is)'.*'$", r"\1 ANSWER"),  # the demo itself looks for Paris in it
 )
 
 
 def comparable(text: str) -> str:
-    """``text`` without the parts that vary between runs: digests, ports, seconds, byte counts."""
+    """``text`` without the parts that vary between runs: digests, ports, times, byte counts."""
     for pattern, word in _CHANGES:
         text = re.sub(pattern, word, text)
     return text.strip()

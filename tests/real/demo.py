@@ -82,6 +82,9 @@ def main() -> int:
     with started(tools, honest) as machine:
         ready(machine)
         accepted(machine, target.directory)
+        title("The answer is shown to somebody else, with its receipt")
+        with tempfile.TemporaryDirectory(prefix="privml-") as folder:
+            receipted(machine, target.directory, Path(folder))
         title("Somebody else ends TLS in front of it: nginx, which logs every body")
         with tempfile.TemporaryDirectory(prefix="privml-") as folder:
             terminated(machine, target.directory, tools, Path(folder))
@@ -133,15 +136,15 @@ def failed_stage(machine: Machine) -> str:
 
 
 @contextlib.contextmanager
-def proxied(where: Sequence[str], image: Path) -> Iterator[str]:
-    """`privml-build proxy` as a user runs it, to ``where``; gives the OpenAI base URL."""
+def proxied(where: Sequence[str], image: Path, *more: str) -> Iterator[str]:
+    """`privml-build proxy` as a user runs it, to ``where`` and with ``more`` options; gives the OpenAI base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = probe.getsockname()[1]
     command = [
         str(Path(sys.executable).with_name("privml-build")), "proxy", *where,
         "--expect", str(image.relative_to(ROOT)), "--allow-simulated", str(SIMULATED_ROOT),
-        "--listen", f"127.0.0.1:{listen}",
+        "--listen", f"127.0.0.1:{listen}", *more,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, cwd=ROOT)
     try:
@@ -198,6 +201,30 @@ def accepted(machine: Machine, image: Path) -> None:
     relay.close()
     if PROMPT.encode() in machine.console.read_bytes():
         raise DemoError("the prompt is on the honest guest's console")
+
+
+def receipted(machine: Machine, image: Path, folder: Path) -> None:
+    """Keep an answer with its receipt; a third person verifies it offline, and refuses one that was altered."""
+    with proxied([f"https://127.0.0.1:{machine.port}"], image, "--receipts", str(folder), "--keep-bodies") as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+        client.completions.create(model="smollm2-135m-instruct", prompt=PROMPT, max_tokens=6, temperature=0)
+    (kept,) = folder.glob("*.json")
+    shown("as it was", kept, image, 10, "ACCEPTED-SIMULATED")
+    answer = kept.with_suffix(".response")
+    answer.write_bytes(answer.read_bytes().replace(b"Paris", b"Lyons"))
+    shown("with another word in the answer", kept, image, 8, "response-hash")
+
+
+def shown(act: str, kept: Path, image: Path, code: int, word: str) -> None:
+    """Verify a kept answer as somebody who has only the files; it must end as ``code`` says, and name ``word``."""
+    trust = ("--expect", str(image.relative_to(ROOT)), "--allow-simulated", str(SIMULATED_ROOT))
+    bodies = [word for name in ("request", "response") for word in (f"--{name}", str(kept.with_suffix(f".{name}")))]
+    done = privml("receipt", "verify", str(kept), *trust, *bodies, "--at", "bundle")
+    told = f"{done.stdout}{done.stderr}"
+    if done.returncode != code or word not in told:
+        raise DemoError(f"receipt {act}: exit {done.returncode}, expected {code} and `{word}`: {told}")
+    line = next(line for line in told.splitlines() if word in line)
+    print(f"  {act}: {line.strip()[:160]}")
 
 
 def terminated(machine: Machine, image: Path, tools: ToolsTree, folder: Path) -> None:

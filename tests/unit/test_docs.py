@@ -104,6 +104,7 @@ def test_the_index_of_decisions_has_a_row_for_each_page() -> None:
     pages = {path.name: path.read_text().splitlines()[0] for path in folder.glob("[0-9]*.md")}
     rows = re.findall(r"^\| \[(\d+)\]\(([^)]+)\) \| (.+?) \| ", (folder / "README.md").read_text(), re.MULTILINE)
     assert {name: f"# {number}: {title}" for number, name, title in rows} == pages
+    assert [name for _, name, _ in rows] == sorted(pages), "one row each, in their order"
 
 
 def test_a_decision_is_cited_by_a_number_that_exists() -> None:
