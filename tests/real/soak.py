@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.sealed import Sealed, request, seal, wrap
 from tests.unit.agent_guest import Guest, a_config, guest
 
+from privml.agent.restarts import Restarts
 from privml.channel.keyconfig import decode_list
 from privml.channel.ohttp import GATEWAY
 from privml.evidence.quotefault import FAULTS
@@ -31,13 +32,15 @@ from privml.evidence.quotefault import FAULTS
 CANARY = secrets.token_hex(16)
 """In every prompt, and nowhere that outlives its request."""
 CALLERS = 24
+CRASHES = 4
 ATTESTATION = "/.well-known/privml-attestation?nonce="
 _HEAD = "POST {path} HTTP/1.1\r\nHost: guest\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
 
 
 def chat(**more: object) -> bytes:
-    """A request with the canary."""
-    return json.dumps({"messages": [{"role": "user", "content": f"say {CANARY}"}], "model": "tiny", **more}).encode()
+    """A request with the canary. Each is another one: those that run when the engine exits are not taken again."""
+    text = f"say {CANARY} {secrets.token_hex(4)}"
+    return json.dumps({"messages": [{"role": "user", "content": text}], "model": "tiny", **more}).encode()
 
 
 class Soak:
@@ -56,7 +59,9 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Load the guest for this time."""
-        works = [self._caller(number) for number in range(CALLERS)] + [self._watch, self._disturb]
+        pause = seconds / (CRASHES + 1)
+        works = [self._caller(number) for number in range(CALLERS)]
+        works += [self._watch, self._disturb, lambda: self._crash(pause)]
         threads = [threading.Thread(target=work, daemon=True) for work in works]
         for thread in threads:
             thread.start()
@@ -79,7 +84,7 @@ class Soak:
                 kind = chance.choice(kinds)
                 try:
                     outcome = kind(chance)
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, http.client.HTTPException) as error:
                     outcome = type(error).__name__
                 with self._lock:
                     self.seen[f"{kind.__name__}: {outcome}"] += 1
@@ -216,6 +221,13 @@ class Soak:
             fault.unlink()
             self.guest.engine.hold.set()
 
+    def _crash(self, pause: float) -> None:
+        """An engine that exits, after each ``pause`` seconds; fewer times than it is started again in an hour."""
+        for _ in range(CRASHES):
+            if self._over.wait(pause):
+                return
+            self.guest.engine.die()
+
     # How they talk.
 
     def _connected(self) -> ssl.SSLSocket:
@@ -264,9 +276,10 @@ class Soak:
 def soaked(seconds: float, seed: int):  # type: ignore[no-untyped-def]
     """A guest after ``seconds`` of load, still running."""
     with guest(a_config(max_concurrency=16)) as made:
-        boot = made.boot()
+        boot = made.boot(restarts=Restarts(first=0.2, longest=1.0))
         made.start_server()
         assert boot.run(), made.said
+        threading.Thread(target=boot.watch, args=(0.1,), daemon=True).start()
         found = Soak(made, seed)
         found.run(seconds)
         yield found

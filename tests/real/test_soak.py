@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from tests.real.soak import CANARY, soaked
+from tests.real.soak import CANARY, CRASHES, soaked
 
 pytestmark = pytest.mark.real
 SEED = 20261129
@@ -38,11 +38,12 @@ def test_a_guest_outlives_its_callers(full: bool) -> None:
         ):  # fmt: skip
             assert soak.seen[wanted], wanted
         assert not [key for key in soak.seen if ": 500" in key]
+        assert made.engine.starts == 1 + CRASHES
+        assert soak.seen["asks: 503"] + soak.seen["asks: 502"], "nobody noticed that the engine exited"
         third = len(soak.resident) // 3
         early, late = (statistics.median(part) for part in (soak.resident[third : 2 * third], soak.resident[-third:]))
         assert late - early < 16 << 20, f"the server grew by {(late - early) / (1 << 20):.1f} MiB"
-        status, _, _ = made.request("GET", "/readyz")
-        assert status == 200
+        made.wait_for(lambda: made.request("GET", "/readyz")[0] == 200, "readiness")
         for process in (made.server, made.attestor):
             process.kill()
             assert process.stderr is not None
