@@ -329,6 +329,32 @@ def test_a_repetition_is_refused_and_a_full_set_is_not_emptied(bench: Bench) -> 
     assert denied(lambda: bench.post(last.body)) == (503, "channel-full")  # its key still has its own set
 
 
+@pytest.mark.parametrize("kem", [X_WING, X25519], ids=lambda one: one.name)
+@pytest.mark.parametrize("way", [seal, wrap])
+def test_another_spelling_of_an_encapsulated_key_does_not_run_a_request_twice(
+    bench: Bench, kem: object, way: object
+) -> None:
+    """X25519 ignores the highest bit of a point, so both spellings agree on the same secret."""
+    configs = tuple(one for one in bench.configs if one.kem is kem)
+    sealed = way(configs, request("POST", "/v1/completions", PROMPT))  # type: ignore[operator]
+    start = 4 + 8 + 2 if way is wrap else HEADER_SIZE
+    last = start + configs[0].kem.encapsulated_size - 1
+    again = sealed.body[:last] + bytes([sealed.body[last] ^ 0x80]) + sealed.body[last + 1 :]
+    assert bench.ask(sealed).content == b"Paris."
+    bench.refused(again, sealed.form.request_type)
+    assert len(bench.asked) == 1
+
+
+@pytest.mark.parametrize("way", [seal, wrap])
+def test_a_server_that_is_started_again_opens_nothing_of_before(bench: Bench, layout: Layout, way: object) -> None:
+    """Its replay sets are empty, and its keys are others, though the keys section is the same."""
+    sealed = way(bench.configs, request("POST", "/v1/completions", PROMPT))  # type: ignore[operator]
+    assert bench.ask(sealed).content == b"Paris."
+    again = Bench(layout)
+    again.refused(sealed.body, sealed.form.request_type)
+    assert again.asked == []
+
+
 def test_a_body_above_the_bound_is_refused_before_it_is_opened(bench: Bench) -> None:
     small = seal(bench.configs, request("POST", "/v1/completions", bytes(CONTENT)))
     assert bench.ask(small).status == 200
