@@ -130,6 +130,10 @@ def test_usage_is_printed_with_the_number_to_ask_for_next(
     assert (done.code, done.stdout) == (10, "") and done.stderr.startswith("next: --since ")
     found = json.loads(Outcome(capsys, *words, "--json").stdout)
     assert found["lines"] == [] and found["boot_seconds"] > 0
+    done = Outcome(capsys, *words, "--since", "5")
+    assert (
+        done.code == 8 and "usage ends at line 0, expected 5 or more: the guest's server was started" in done.stderr
+    )
     (desk / "issuer.pem").write_bytes(pem(Ed25519PrivateKey.from_private_bytes(b"o" * 32)))
     done = Outcome(capsys, *words)
     assert done.code == 2 and "takes no token of this key" in done.stderr

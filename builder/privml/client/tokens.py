@@ -77,6 +77,11 @@ def usage_of(url: str, keys: AttestedKeys, token: str, since: int) -> Usage:
     """The usage lines of that guest from number ``since`` on; ``token`` is the issuer's own, for reading them."""
     data = _get(url, keys, f"{usage.PATH}?since={since}", usage.MAX_RECORD, token)
     found = read_usage(data, receipt_key=_receipt_key(url, keys), keys_sha256=keys.section_sha256)
+    if found.next < since:
+        raise Refused(
+            f"{url}: usage ends at line {found.next}, expected {since} or more: the guest's server was started again",
+            hint="ask from 0 on",
+        )
     if found.lines and found.lines[0].seq != max(since, found.first):
         raise Refused(f"{url}: usage begins with line {found.lines[0].seq}, expected {max(since, found.first)}")
     return found
