@@ -11,6 +11,7 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 import terminator_fake
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from html_page import Page
 from sealed_guest import X25519, SealedGuest
 from terminator_fake import PROBLEM, Front
@@ -20,11 +21,13 @@ from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.channel.ohttp import GATEWAY
+from privml.channel.token import Token, guest_of
 from privml.client import attested, behind
 from privml.client.behind import Behind, ChannelGate, guests_behind
 from privml.client.gate import Decision
 from privml.client.sealing import NotOpened
 from privml.client.terminator import Terminator
+from privml.client.tokens import GuestTokens
 from privml.client.ways import Answer, Asked, Judged
 from privml.verify.judgement import Judgement
 
@@ -348,3 +351,30 @@ def test_words_that_do_not_go_with_via(
     done = Outcome(capsys, "verify", *words, *trusting)
     assert done.code == 2
     assert message in done.stderr
+
+
+def test_a_callers_token_is_sealed_for_the_guest_that_it_names_and_for_no_other(front: Front, tmp_path: Path) -> None:
+    front.guests += [SealedGuest([X25519]) for _ in range(2)]
+    tokens = [Token(guest.keys.sha256, "a", 5).sign(Ed25519PrivateKey.generate().sign) for guest in front.guests[:2]]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    (tmp_path / "tokens").chmod(0o600)
+    guests = guests_behind(terminator(front), check)
+    guests.present = GuestTokens(tmp_path / "tokens").present
+
+    async def prompts() -> list[bytes]:
+        named = []
+        for _ in range(4):
+            answer = await guests.send(PROMPT)
+            assert b"".join([piece async for piece in answer.pieces]) == b"onetwo"
+            answer.close()
+            assert answer.judged.decision.keys is not None
+            named.append(answer.judged.decision.keys.section_sha256)
+        guests.all[0].way.close()
+        return named
+
+    named = asyncio.run(prompts())
+    assert set(named) == {guest.keys.sha256 for guest in front.guests[:2]}, "those with a token"
+    assert len(front.opened) == 4
+    for guest, request in front.opened:
+        (shown,) = (value for name, value in request.fields if name == "authorization")
+        assert guest_of(shown.removeprefix("Bearer ")) == guest.keys.sha256

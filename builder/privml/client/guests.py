@@ -79,8 +79,8 @@ class Guests:
         if len({guest.url for guest in self.all}) < len(self.all):
             raise UsageError("the address of a guest is given twice, expected each once")
         self._turns = itertools.count(1)
-        self.present: Callable[[Asked, Judged], Asked] = _as_it_is
-        """What is added to a request once it is known which judged guest gets it."""
+        self.present: Callable[[Asked, Judged], tuple[Asked, Judged]] = _as_it_is
+        """What is added to a request once it is known which judged guests may get it, and which of them then may."""
 
     @classmethod
     def at(cls, urls: Iterable[str], check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE) -> Guests:
@@ -182,8 +182,7 @@ class Guests:
             opened = False
 
         try:
-            judged = Judged(guest.gate.upstream, decision)
-            answer = await guest.way.send(self.present(asked, judged), judged)
+            answer = await guest.way.send(*self.present(asked, Judged(guest.gate.upstream, decision)))
         except BaseException:
             close()
             raise
@@ -219,8 +218,8 @@ class Guests:
         return min(opened, key=lambda one: (not one[0].well(one[1]), one[0].busy, one[0].turn))
 
 
-def _as_it_is(asked: Asked, _: Judged) -> Asked:
-    return asked
+def _as_it_is(asked: Asked, judged: Judged) -> tuple[Asked, Judged]:
+    return asked, judged
 
 
 async def _decided(guests: Sequence[Guest]) -> AsyncIterator[tuple[Guest, Decision]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from privml.channel import usage
 from privml.channel.token import CLOCK_PATH, MAX_TEXT, Clock, guest_of, read_clock
 from privml.channel.usage import Usage, read_usage
 from privml.client.connection import GuestConnection, check_pin, endpoint, reason
+from privml.client.gate import Decision
 from privml.client.ways import Asked, Judged
 from privml.evidence.sections import RECEIPT_KEY
 from privml.verify.judgement import AttestedKeys
@@ -34,17 +36,28 @@ class GuestTokens:
         self._path = path
         self._seen: tuple[int, int] | None = None
         self._tokens: dict[bytes, str] = {}
+        self._turn = 0
         self._read()
 
-    def present(self, asked: Asked, judged: Judged) -> Asked:
-        """The request with the token for the guest that gets it; as it is if there is none."""
-        keys = judged.decision.keys
+    def present(self, asked: Asked, judged: Judged) -> tuple[Asked, Judged]:
+        """The request with the token of a judged guest, and that guest alone; both as they are without a token.
+
+        Of several guests that could answer, those that there are tokens for get requests in turn.
+        """
         try:
             self._read()
         except (HostError, UsageError) as error:
             log.warning("%s; the tokens read before stay in use", error.message)
-        token = None if keys is None else self._tokens.get(keys.section_sha256)
-        return asked if token is None else asked.adding((b"authorization", f"Bearer {token}".encode()))
+        found = [(one, token) for one in judged.decision.each if (token := self._of(one)) is not None]
+        if not found:
+            return asked, judged
+        self._turn += 1
+        decision, token = found[self._turn % len(found)]
+        return asked.adding((b"authorization", f"Bearer {token}".encode())), replace(judged, decision=decision)
+
+    def _of(self, decision: Decision) -> str | None:
+        keys = decision.keys
+        return None if keys is None else self._tokens.get(keys.section_sha256)
 
     def _read(self) -> None:
         try:
