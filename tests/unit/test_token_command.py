@@ -182,6 +182,17 @@ def test_tokens_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert set(found._tokens) == {b"\x02" * 32, b"\x03" * 32}
 
 
+def test_tokens_whose_mode_was_put_right_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "tokens", a_token(1))
+    found = GuestTokens(path)
+    written(tmp_path / "new", a_token(2), mode=0o644).replace(path)
+    with pytest.raises(UsageError, match="got mode 644"):
+        found._read()
+    path.chmod(0o600)
+    found._read()
+    assert set(found._tokens) == {b"\x02" * 32}
+
+
 @pytest.mark.parametrize(
     ("lines", "mode", "text"),
     [

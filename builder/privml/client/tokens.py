@@ -34,7 +34,7 @@ class GuestTokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._tokens: dict[bytes, str] = {}
         self._turn = 0
         self._read()
@@ -64,7 +64,7 @@ class GuestTokens:
             status = self._path.stat()
         except OSError as error:
             raise HostError(f"{self._path}: cannot be read: {error.strerror or error}") from error
-        seen = status.st_mtime_ns, status.st_ino
+        seen = status.st_mtime_ns, status.st_ino, status.st_mode
         if seen == self._seen:
             return
         self._seen = seen
