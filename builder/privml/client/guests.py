@@ -27,6 +27,8 @@ from privml.verify.verdict import Refusal
 log = logging.getLogger("privml")
 
 MAX_GUESTS = 16
+_OWN = b"x-privml-"
+"""The beginning of the names of headers that only this side sets, as that of a checked receipt."""
 _ELSEWHERE = (429, 503)
 """Statuses that say that a request was not processed: another guest may be asked."""
 
@@ -191,7 +193,8 @@ class Guests:
             close()
             answer.close()
 
-        return replace(answer, close=closed)
+        headers = tuple((name, value) for name, value in answer.headers if not name.startswith(_OWN))
+        return replace(answer, headers=headers, close=closed)
 
     async def _choose(self, left: Collection[Guest], *, wait: bool) -> tuple[Guest, Decision] | None:
         """The guest to ask next; with ``wait`` verify first if none is open, else None. `NotOpen` if none opens."""
