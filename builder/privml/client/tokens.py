@@ -51,7 +51,7 @@ class GuestTokens:
         found = [(one, token) for one in judged.decision.each if (token := self._of(one)) is not None]
         if not found:
             return asked, judged
-        self._turn += 1
+        self._turn += len(found) > 1
         decision, token = found[self._turn % len(found)]
         return asked.adding((b"authorization", f"Bearer {token}".encode())), replace(judged, decision=decision)
 
