@@ -267,6 +267,24 @@ def test_a_hostile_terminator_does_not_make_guests_quote_at_every_request(front:
     assert sum("attestation" in path for _, path, _ in front.seen) == 2
 
 
+def test_a_guest_with_an_endless_record_does_not_shut_out_the_others(front: Front) -> None:
+    front.guests.append(SealedGuest([X25519]))
+    endless = front.guests[1].record
+    front.altered = lambda data: bytes(200_000) if data == endless else data
+    decision = Talk(front).gate.decide()
+    assert decision.open
+    assert sections(decision) == {front.guests[0].keys.sha256}
+
+
+def test_no_document_in_time_is_an_answer_that_is_missing(front: Front) -> None:
+    """It must not end a judgement that is in force, as an unexpected error does."""
+    with pytest.raises(HostError, match="no attestation document within 1e-09 s"):
+        terminator(front).offered(1e-9)
+    talk = Talk(front)
+    talk.gate._timeout = 1e-9
+    assert talk.gate.decide().unavailable
+
+
 def test_without_a_record_the_verdict_names_it(front: Front) -> None:
     front.altered = lambda _: b"<html>"
     decision = Talk(front).gate.decide()

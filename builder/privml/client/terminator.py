@@ -128,9 +128,15 @@ class Terminator:
     def _document(self, claimed: Mapping[bytes, _Claimed], deadline: Deadline) -> Offered:
         """A document of whichever guest answers, with that guest's record if it is known."""
         nonce = attested.new_nonce()
-        data = attested.fetch_over(self.connection(deadline.left()), nonce)
+        data = attested.fetch_over(self.connection(self._left(deadline)), nonce)
         record = claimed.get(hashlib.sha256(document.parse(data).keys).digest())
         return Offered(nonce, data, b"" if record is None else record.data)
+
+    def _left(self, deadline: Deadline) -> float:
+        try:
+            return deadline.left()
+        except TimeoutError as error:
+            raise HostError(f"{self.where.url}: no attestation document within {deadline.seconds:g} s") from error
 
     def _records(self, deadline: Deadline) -> tuple[dict[bytes, _Claimed], PrivmlError | None]:
         """The newest record of each guest that answers, by the keys section that it names; and the last failure."""
@@ -140,8 +146,8 @@ class Terminator:
         for _ in range(MAX_ASKS):
             claimed = None
             try:
-                claimed = self._record(min(_RECORD_TIMEOUT, deadline.left()))
-            except HostError as error:
+                claimed = self._record(min(_RECORD_TIMEOUT, self._left(deadline)))
+            except (HostError, EvidenceError) as error:
                 failure = error
             before = None if claimed is None else found.get(claimed.keys_sha256)
             quiet = quiet + 1 if claimed is None or before is not None else 0
