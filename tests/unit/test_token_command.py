@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -18,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
 from test_client_proxy import ask, proxied
 
-from privml.base.errors import UsageError
+from privml.base.errors import HostError, UsageError
 from privml.channel.token import Token, guest_of, read_token
 from privml.cli import token as verb
 from privml.client import attested
+from privml.client.connection import GuestConnection
 from privml.client.gate import Gate
 from privml.client.guests import Guest as Upstream
 from privml.client.guests import Guests
@@ -153,6 +155,18 @@ def test_a_guest_without_an_issuer_states_no_clock() -> None:
         assert keys is not None
         with pytest.raises(UsageError, match="takes no tokens"):
             clock_of(url(made), keys)
+
+
+def test_a_guest_that_ends_early_is_a_host_error(served: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise http.client.IncompleteRead(b"")
+
+    fetched = attested.fetch(url(served), NONCE)
+    keys = judged(served, fetched.document, NONCE, fetched.tls_spki_sha256).keys
+    assert keys is not None
+    monkeypatch.setattr(GuestConnection, "get", cut)
+    with pytest.raises(HostError, match="closed before the end of the response"):
+        clock_of(url(served), keys)
 
 
 # The file of tokens.

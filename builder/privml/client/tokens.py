@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import ssl
 import stat
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, Refused, UsageError, printable
 from privml.base.files import read_start
 from privml.channel import usage
 from privml.channel.token import CLOCK_PATH, MAX_TEXT, Clock, guest_of, read_clock
@@ -109,8 +110,8 @@ def _get(url: str, keys: AttestedKeys, path: str, limit: int, token: str | None 
         connection.connect()
         check_pin(cast(ssl.SSLSocket, connection.sock), keys)
         status, data = connection.get(path, limit, {} if token is None else {"Authorization": f"Bearer {token}"})
-    except OSError as error:
-        raise HostError(f"{url}: {reason(error)}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise HostError(f"{url}: {printable(reason(error))[:300]}") from error
     finally:
         connection.close()
     if status == 404:
