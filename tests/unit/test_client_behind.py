@@ -276,6 +276,17 @@ def test_a_guest_with_an_endless_record_does_not_shut_out_the_others(front: Fron
     assert sections(decision) == {front.guests[0].keys.sha256}
 
 
+def test_a_stranger_that_names_the_keys_of_a_guest_does_not_shut_it_out(front: Front) -> None:
+    honest, stranger = front.guests[0], SealedGuest([X25519])
+    stranger.rotate()  # a higher number
+    forged = stranger.record_of(honest.keys)
+    front.guests.append(stranger)
+    front.altered = lambda data: data if data == honest.record else forged
+    decision = Talk(front).gate.decide()
+    assert decision.open
+    assert sections(decision) == {honest.keys.sha256}
+
+
 def test_no_document_in_time_is_an_answer_that_is_missing(front: Front) -> None:
     """It must not end a judgement that is in force, as an unexpected error does."""
     with pytest.raises(HostError, match="no attestation document within 1e-09 s"):
