@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -112,3 +113,28 @@ def test_tokens_and_receipts_are_of_the_guest_that_answers(front: Front, tmp_pat
     outside = b"".join(path.encode() + data for _, path, data in front.seen)
     assert not any(token.encode() in outside for token in tokens)
     assert b"secret" not in outside
+
+
+def test_a_client_that_leaves_ends_the_sealed_request_and_leaves_no_file(front: Front, tmp_path: Path) -> None:
+    signing, folder = Signing(front), tmp_path / "receipts"
+    front.pieces = lambda request: [bytes(32768)] * 200 if b"long" in request.content else signing.pieces(request)
+    receipts = Receipts(folder, keep_bodies=True)
+    guests = guests_behind(terminator(front), receipts.watching(check, lambda _: {"tdx": COLLATERAL}))
+    with proxied(guests, receipts=receipts) as port:
+        for prompt in (b'{"prompt":"long"}', PROMPT):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("POST", "/v1/completions", prompt, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            if prompt is PROMPT:
+                assert answer.read() == b"".join(PIECES)
+            else:
+                assert answer.read(10) == bytes(10)
+                assert [path.name[0] for path in folder.iterdir()] == ["."], "the answer that is arriving"
+            answer.close()
+            connection.close()
+            end = time.monotonic() + 10
+            while guests.all[0].busy and time.monotonic() < end:
+                time.sleep(0.01)
+        assert guests.all[0].busy == 0
+    (name,) = signing.made
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.json", f"{name}.request", f"{name}.response"]
