@@ -18,6 +18,7 @@ from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import Refused
 from privml.channel.bhttp import Request
+from privml.channel.fields import Fields
 from privml.channel.ohttp import GATEWAY, KEY_PROBLEM
 from privml.channel.record import PATH
 from privml.channel.suites import CannotOpen
@@ -36,6 +37,7 @@ class Front:
         self.seen: list[tuple[str, str, bytes]] = []
         self.opened: list[tuple[SealedGuest, Request]] = []
         self.pieces: Callable[[Request], list[bytes]] = lambda _: [b"one", b"two"]
+        self.fields: Callable[[Request], Fields] = lambda _: ()
         self.cut = False
         self.outside: tuple[int, str, bytes] | None = None
         self.altered: Callable[[bytes], bytes] = lambda data: data
@@ -88,8 +90,9 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
                 return
             assert self.path == GATEWAY
             front.opened.append((guest, request))
-            fields = (("content-type", "text/event-stream"),)
-            sealed = answered(opened, front.pieces(request), fields=fields, trailers=(("x-end", "1"),), cut=front.cut)
+            pieces, fields = front.pieces(request), (("content-type", "text/event-stream"), *front.fields(request))
+            cut = front.cut and request.line.method == "POST"
+            sealed = answered(opened, pieces, fields=fields, trailers=(("x-end", "1"),), cut=cut)
             self.send_response(200)
             self.send_header("Content-Type", opened.form.response_type)
             self.send_header("Transfer-Encoding", "chunked")

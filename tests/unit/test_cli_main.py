@@ -652,11 +652,13 @@ def test_proxy_keeps_receipts_where_it_is_asked_to(
         if receipts is not None:
             judgement = guests.all[0].gate._check(samples.document().encode(), samples.NONCE, samples.SPKI)
             (evidence,) = receipts._evidence.values()
-            assert (evidence.nonce, judgement.verdict.outcome.value) == (samples.NONCE, "refused")
+            assert (evidence.nonce, judgement.verdict.outcome.value) == (samples.NONCE, "accepted-simulated")
         given.append(receipts)
 
     monkeypatch.setattr("privml.cli.proxy.serve", serve)
-    words = ["proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--offline"]
+    monkeypatch.setattr("privml.cli.proxy.time.time", lambda: samples.NOW)
+    captured(place)
+    words = ["proxy", "https://127.0.0.1:1", "--expect", "out/demo-cpu", "--allow-simulated", "root.pem", "--offline"]
     assert Outcome(capsys, *words).code == 0
     assert Outcome(capsys, *words, "--receipts", "kept", "--keep-bodies").code == 0
     assert [each is None for each in given] == [True, False]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import hashlib
 import http.client
 import json
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import attestation_samples as samples
 import pytest
 import terminator_fake
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from html_page import Page
 from sealed_guest import X25519, SealedGuest
 from terminator_fake import PROBLEM, Front
@@ -19,12 +27,16 @@ from tests.unit.proxy_thread import proxied
 from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.channel.bhttp import Request
 from privml.channel.ohttp import GATEWAY
+from privml.channel.token import Token, guest_of
 from privml.client import attested, behind
 from privml.client.behind import Behind, ChannelGate, guests_behind
 from privml.client.gate import Decision
+from privml.client.guests import Guests
 from privml.client.sealing import NotOpened
 from privml.client.terminator import Terminator
+from privml.client.tokens import GuestTokens
 from privml.client.ways import Answer, Asked, Judged
 from privml.verify.judgement import Judgement
 
@@ -255,6 +267,35 @@ def test_a_hostile_terminator_does_not_make_guests_quote_at_every_request(front:
     assert sum("attestation" in path for _, path, _ in front.seen) == 2
 
 
+def test_a_guest_with_an_endless_record_does_not_shut_out_the_others(front: Front) -> None:
+    front.guests.append(SealedGuest([X25519]))
+    endless = front.guests[1].record
+    front.altered = lambda data: bytes(200_000) if data == endless else data
+    decision = Talk(front).gate.decide()
+    assert decision.open
+    assert sections(decision) == {front.guests[0].keys.sha256}
+
+
+def test_a_stranger_that_names_the_keys_of_a_guest_does_not_shut_it_out(front: Front) -> None:
+    honest, stranger = front.guests[0], SealedGuest([X25519])
+    stranger.rotate()  # a higher number
+    forged = stranger.record_of(honest.keys)
+    front.guests.append(stranger)
+    front.altered = lambda data: data if data == honest.record else forged
+    decision = Talk(front).gate.decide()
+    assert decision.open
+    assert sections(decision) == {honest.keys.sha256}
+
+
+def test_no_document_in_time_is_an_answer_that_is_missing(front: Front) -> None:
+    """It must not end a judgement that is in force, as an unexpected error does."""
+    with pytest.raises(HostError, match="no attestation document within 1e-09 s"):
+        terminator(front).offered(1e-9)
+    talk = Talk(front)
+    talk.gate._timeout = 1e-9
+    assert talk.gate.decide().unavailable
+
+
 def test_without_a_record_the_verdict_names_it(front: Front) -> None:
     front.altered = lambda _: b"<html>"
     decision = Talk(front).gate.decide()
@@ -348,3 +389,98 @@ def test_words_that_do_not_go_with_via(
     done = Outcome(capsys, "verify", *words, *trusting)
     assert done.code == 2
     assert message in done.stderr
+
+
+def test_a_callers_token_is_sealed_for_the_guest_that_it_names_and_for_no_other(front: Front, tmp_path: Path) -> None:
+    front.guests += [SealedGuest([X25519]) for _ in range(2)]
+    tokens = [Token(guest.keys.sha256, "a", 5).sign(Ed25519PrivateKey.generate().sign) for guest in front.guests[:2]]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    (tmp_path / "tokens").chmod(0o600)
+    guests = guests_behind(terminator(front), check)
+    guests.present = GuestTokens(tmp_path / "tokens").present
+
+    async def prompts() -> list[bytes]:
+        named = []
+        for _ in range(4):
+            answer = await guests.send(PROMPT)
+            assert b"".join([piece async for piece in answer.pieces]) == b"onetwo"
+            answer.close()
+            assert answer.judged.decision.keys is not None
+            named.append(answer.judged.decision.keys.section_sha256)
+        guests.all[0].way.close()
+        return named
+
+    named = asyncio.run(prompts())
+    assert set(named) == {guest.keys.sha256 for guest in front.guests[:2]}, "those with a token"
+    assert len(front.opened) == 4
+    for guest, request in front.opened:
+        (shown,) = (value for name, value in request.fields if name == "authorization")
+        assert guest_of(shown.removeprefix("Bearer ")) == guest.keys.sha256
+
+
+def direct(front: Front) -> Guests:
+    """The guest at the same address, as one that ends TLS itself."""
+    pem = x509.load_pem_x509_certificate(front.authority.read_bytes())
+    spki = hashlib.sha256(pem.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    front.guests = [SealedGuest([X25519], spki=spki)]
+
+    def on_tls(document: bytes, nonce: bytes, key: bytes) -> Judgement:
+        return attested.judge(
+            document, samples.EXPECTED, samples.SIMULATED, now=samples.NOW, nonce=nonce, tls_spki_sha256=key
+        )
+
+    return Guests.at([front.url], on_tls)
+
+
+@pytest.mark.parametrize("kind", ["direct", "behind"])
+@pytest.mark.parametrize("leaves", ["closes", "is cancelled", "is cancelled before the head"])
+def test_a_sealed_answer_that_is_left_ends_its_connection_and_leaves_no_task(
+    front: Front, kind: str, leaves: str
+) -> None:
+    guests = guests_behind(terminator(front), check) if kind == "behind" else direct(front)
+    (one,) = guests.all
+    held = threading.Event()
+
+    def pieces(request: Request) -> list[bytes]:
+        if leaves == "is cancelled before the head" and request.content == CANARY:
+            assert held.wait(20)
+        return [bytes(32768)] * 200 if request.content == CANARY else [b"whole"]
+
+    front.pieces = pieces
+    long = replace(PROMPT, body=CANARY)
+
+    async def reads() -> None:
+        answer = await guests.send(long)
+        try:
+            async for _ in answer.pieces:
+                await asyncio.sleep(60 if leaves == "is cancelled" else 0)
+                break
+        finally:
+            answer.close()
+
+    async def work() -> None:
+        assert one.gate.decide().open
+        reading = asyncio.create_task(reads())
+        if leaves == "closes":
+            await reading
+        else:
+            while not [request for _, request in front.opened if request.content == CANARY]:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            assert reading.cancelled()
+        held.set()
+        assert one.busy == 0
+        answer = await guests.send(PROMPT)
+        assert b"".join([piece async for piece in answer.pieces]) == b"whole"
+        answer.close()
+        assert one.busy == 0
+        assert len(asyncio.all_tasks()) == 1
+        way: Any = one.way
+        assert len(way._carrier._idle if kind == "behind" else way._carrier._kept._idle) == 1, "the whole one"
+        way.close()
+        await asyncio.sleep(0.01)  # the transports close
+
+    asyncio.run(work())
+    gc.collect()

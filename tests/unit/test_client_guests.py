@@ -20,7 +20,7 @@ from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client import attested, proxy
 from privml.client.gate import Decision, Gate
 from privml.client.guests import MAX_GUESTS, Guest, Guests, NotOpen
-from privml.client.ways import Answer, Asked, Judged, Unsent
+from privml.client.ways import Answer, Asked, Headers, Judged, Unsent
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
@@ -44,6 +44,7 @@ class Road:
         self.judged: list[Judged] = []
         self.settlements: list[Decision] = []
         self.closed = 0
+        self.headers: Headers = ()
 
     async def send(self, asked: Asked, judged: Judged) -> Answer:
         assert asked is POST
@@ -51,7 +52,7 @@ class Road:
         result = self.results.pop(0) if self.results else 200
         if isinstance(result, PrivmlError):
             raise result
-        return Answer(judged, result, (), no_pieces(), close=self._close)
+        return Answer(judged, result, self.headers, no_pieces(), close=self._close)
 
     def _close(self) -> None:
         self.closed += 1
@@ -229,6 +230,20 @@ def test_a_guest_that_is_busy_or_not_ready_is_passed_over(world: World, status: 
         assert (len(a.judged), len(b.judged), a.closed) == (1, 1, 1)
         b.results = [status]
         assert await sent(guests) == status, "the last one's answer is passed on"
+
+    run(work())
+
+
+def test_a_guest_does_not_set_the_headers_of_the_proxy(world: World) -> None:
+    """A service in the image could say that its answer's receipt was checked."""
+    guests, (a,) = world.guests(A)
+    open_all(guests)
+    a.headers = ((b"x-privml-receipt", b"0" * 32), (b"x-request-id", b"1"))
+
+    async def work() -> None:
+        answer = await guests.send(POST)
+        assert answer.headers == ((b"x-request-id", b"1"),)
+        answer.close()
 
     run(work())
 

@@ -264,6 +264,15 @@ def test_a_guest_that_is_gone_leaves_nothing(kept: Kept) -> None:
     assert kept.names() == []
 
 
+def test_refused_guests_evict_no_evidence(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a hostile terminator there can be any number of them, each with keys of its own."""
+    monkeypatch.setattr("privml.client.receipts._MAX_BOOTS", 1)
+    watched = kept.receipts.watching(check, lambda _: COLLATERAL)
+    assert watched(samples.document().encode(), bytes(32), samples.SPKI).keys is None
+    assert kept.ask()[1] == list(PIECES)
+    assert (kept.error, kept.verdict()) == ("", [])
+
+
 DONE = b"data: [DONE]\n\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -18,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from test_cli_main import Outcome, as_found, captured, image, place  # noqa: F401 - fixtures
 from test_client_proxy import ask, proxied
 
-from privml.base.errors import UsageError
+from privml.base.errors import HostError, UsageError
 from privml.channel.token import Token, guest_of, read_token
 from privml.cli import token as verb
 from privml.client import attested
+from privml.client.connection import GuestConnection
 from privml.client.gate import Gate
 from privml.client.guests import Guest as Upstream
 from privml.client.guests import Guests
@@ -159,6 +161,18 @@ def test_a_guest_without_an_issuer_states_no_clock() -> None:
             clock_of(url(made), keys)
 
 
+def test_a_guest_that_ends_early_is_a_host_error(served: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise http.client.IncompleteRead(b"")
+
+    fetched = attested.fetch(url(served), NONCE)
+    keys = judged(served, fetched.document, NONCE, fetched.tls_spki_sha256).keys
+    assert keys is not None
+    monkeypatch.setattr(GuestConnection, "get", cut)
+    with pytest.raises(HostError, match="closed before the end of the response"):
+        clock_of(url(served), keys)
+
+
 # The file of tokens.
 
 
@@ -184,6 +198,17 @@ def test_tokens_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         found._read()
     assert set(found._tokens) == {b"\x02" * 32, b"\x03" * 32}
+
+
+def test_tokens_whose_mode_was_put_right_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "tokens", a_token(1))
+    found = GuestTokens(path)
+    written(tmp_path / "new", a_token(2), mode=0o644).replace(path)
+    with pytest.raises(UsageError, match="got mode 644"):
+        found._read()
+    path.chmod(0o600)
+    found._read()
+    assert set(found._tokens) == {b"\x02" * 32}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ class Behind(Decision):
     recipients: tuple[Recipient, ...] = ()
 
     @property
+    def each(self) -> tuple[Decision, ...]:
+        """The decision about each guest."""
+        return tuple(one.judged.decision for one in self.recipients)
+
+    @property
     def message(self) -> str:
         """One sentence for the log and for the client."""
         count = len(self.recipients)
@@ -72,6 +77,12 @@ class ChannelGate(Gate):
         wanted = None if behind is decision else decision.keys
         found = (one for one in behind.recipients if self._young(one))
         return tuple(one for one in found if behind is decision or one.channel.keys == wanted)
+
+    @property
+    def count(self) -> int:
+        """How many guests are accepted now."""
+        last = self.last
+        return 0 if last is None else len(self.recipients(last))
 
     def _young(self, one: Recipient) -> bool:
         return self._clock() - one.judged.decision.made < self._max_age
@@ -127,7 +138,7 @@ class Front:
         and the request is sealed again each time. Nobody signs that it was not opened, so a request that may have
         effects is not sent twice.
         """
-        recipients = self._recipients(judged.decision)
+        recipients, every = self._recipients(judged.decision), isinstance(judged.decision, Behind)
         try:
             return await self._sent(asked, recipients)
         except NotOpened:
@@ -137,13 +148,13 @@ class Front:
                     self._gate.renew()
                 raise
         # Also without newer keys: the load balancer may choose another guest now.
-        with contextlib.suppress(NotOpened):
-            return await self._sent(asked, self._recipients(judged.decision))
+        for _ in range(1 if every else self._gate.count):
+            with contextlib.suppress(NotOpened):
+                return await self._sent(asked, self._recipients(judged.decision))
         # Whoever ends TLS can say at each request that it was not opened; the guests do not pay for that.
         now = time.monotonic()
         fresh, self._judged_again = now - self._judged_again >= _BETWEEN, now
         decision = await run_sync(partial(self._gate.decide, fresh=fresh))
-        every = isinstance(judged.decision, Behind)
         return await self._sent(asked, self._recipients(decision if every else judged.decision))
 
     def settled(self, decision: Decision) -> None:

@@ -47,6 +47,11 @@ class Decision:
         return None if self.judgement is None else self.judgement.keys
 
     @property
+    def each(self) -> tuple[Decision, ...]:
+        """The decisions about single guests that this one consists of."""
+        return (self,)
+
+    @property
     def open(self) -> bool:
         """True if prompts may be sent to ``keys``."""
         return self.keys is not None

@@ -27,6 +27,8 @@ from privml.verify.verdict import Refusal
 log = logging.getLogger("privml")
 
 MAX_GUESTS = 16
+_OWN = b"x-privml-"
+"""The beginning of the names of headers that only this side sets, as that of a checked receipt."""
 _ELSEWHERE = (429, 503)
 """Statuses that say that a request was not processed: another guest may be asked."""
 
@@ -79,8 +81,8 @@ class Guests:
         if len({guest.url for guest in self.all}) < len(self.all):
             raise UsageError("the address of a guest is given twice, expected each once")
         self._turns = itertools.count(1)
-        self.present: Callable[[Asked, Judged], Asked] = _as_it_is
-        """What is added to a request once it is known which judged guest gets it."""
+        self.present: Callable[[Asked, Judged], tuple[Asked, Judged]] = _as_it_is
+        """What is added to a request once it is known which judged guests may get it, and which of them then may."""
 
     @classmethod
     def at(cls, urls: Iterable[str], check: Check, *, interval: float = INTERVAL, max_age: float = MAX_AGE) -> Guests:
@@ -182,8 +184,7 @@ class Guests:
             opened = False
 
         try:
-            judged = Judged(guest.gate.upstream, decision)
-            answer = await guest.way.send(self.present(asked, judged), judged)
+            answer = await guest.way.send(*self.present(asked, Judged(guest.gate.upstream, decision)))
         except BaseException:
             close()
             raise
@@ -192,7 +193,8 @@ class Guests:
             close()
             answer.close()
 
-        return replace(answer, close=closed)
+        headers = tuple((name, value) for name, value in answer.headers if not name.startswith(_OWN))
+        return replace(answer, headers=headers, close=closed)
 
     async def _choose(self, left: Collection[Guest], *, wait: bool) -> tuple[Guest, Decision] | None:
         """The guest to ask next; with ``wait`` verify first if none is open, else None. `NotOpen` if none opens."""
@@ -219,8 +221,8 @@ class Guests:
         return min(opened, key=lambda one: (not one[0].well(one[1]), one[0].busy, one[0].turn))
 
 
-def _as_it_is(asked: Asked, _: Judged) -> Asked:
-    return asked
+def _as_it_is(asked: Asked, judged: Judged) -> tuple[Asked, Judged]:
+    return asked, judged
 
 
 async def _decided(guests: Sequence[Guest]) -> AsyncIterator[tuple[Guest, Decision]]:

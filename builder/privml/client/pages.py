@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from privml.base.errors import EvidenceError, HostError
 from privml.client import page, stages
-from privml.client.behind import Behind, ChannelGate
+from privml.client.behind import ChannelGate
 from privml.client.callers import VERDICT_PATHS, error_response
 from privml.client.gate import Decision
 from privml.client.guests import Guest, Guests
@@ -132,7 +132,7 @@ class Pages:
 def _decisions(guest: Guest) -> Sequence[Decision | None]:
     """The decision in force, or one for each guest that was found behind one address."""
     last = guest.gate.last
-    return [one.judged.decision for one in last.recipients] if isinstance(last, Behind) else [last]
+    return (None,) if last is None else last.each
 
 
 def _without(last: Decision | None) -> Without:

@@ -138,6 +138,8 @@ class Receipts:
         def watched(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
             now = int(time.time())
             judgement = check(document, nonce, spki)
+            if judgement.keys is None:  # a refused guest gets no request, and evicts the evidence of no other
+                return judgement
             with self._lock:
                 # Each boot of a guest has another section. The newest document is kept for the longest time.
                 self._evidence[judgement.facts.keys.sha256] = _Evidence(document, nonce, now, used(judgement))

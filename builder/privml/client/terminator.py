@@ -14,19 +14,20 @@ import functools
 import hashlib
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import dsse
 from privml.base.deadline import Deadline
-from privml.base.errors import EvidenceError, HostError, PrivmlError, UsageError, printable
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError, printable
 from privml.base.wayout import environment_way_out
-from privml.channel.record import MAX_RECORD, PATH, Record
+from privml.channel.record import MAX_RECORD, PATH, Record, verify
 from privml.client import attested
 from privml.client.channel import MAX_GUESTS
 from privml.client.connection import Endpoint, GuestConnection, endpoint, reason, tls_context
 from privml.evidence import document
+from privml.evidence.sections import CHANNEL_KEY, Keys
 
 HTTPS_PORT = 443
 MAX_ASKS = 64
@@ -125,28 +126,33 @@ class Terminator:
             )
         return tuple(found.values())
 
-    def _document(self, claimed: Mapping[bytes, _Claimed], deadline: Deadline) -> Offered:
+    def _document(self, claimed: Mapping[bytes, Sequence[_Claimed]], deadline: Deadline) -> Offered:
         """A document of whichever guest answers, with that guest's record if it is known."""
         nonce = attested.new_nonce()
-        data = attested.fetch_over(self.connection(deadline.left()), nonce)
-        record = claimed.get(hashlib.sha256(document.parse(data).keys).digest())
-        return Offered(nonce, data, b"" if record is None else record.data)
+        data = attested.fetch_over(self.connection(self._left(deadline)), nonce)
+        keys = Keys.decode(document.parse(data).keys)
+        return Offered(nonce, data, _signed(claimed.get(keys.sha256, ()), keys))
 
-    def _records(self, deadline: Deadline) -> tuple[dict[bytes, _Claimed], PrivmlError | None]:
-        """The newest record of each guest that answers, by the keys section that it names; and the last failure."""
-        found: dict[bytes, _Claimed] = {}
+    def _left(self, deadline: Deadline) -> float:
+        try:
+            return deadline.left()
+        except TimeoutError as error:
+            raise HostError(f"{self.where.url}: no attestation document within {deadline.seconds:g} s") from error
+
+    def _records(self, deadline: Deadline) -> tuple[dict[bytes, list[_Claimed]], PrivmlError | None]:
+        """The records that came, by the keys section that they name; and the last failure."""
+        found: dict[bytes, list[_Claimed]] = {}
         failure: PrivmlError | None = None
         quiet = 0
         for _ in range(MAX_ASKS):
             claimed = None
             try:
-                claimed = self._record(min(_RECORD_TIMEOUT, deadline.left()))
-            except HostError as error:
+                claimed = self._record(min(_RECORD_TIMEOUT, self._left(deadline)))
+            except (HostError, EvidenceError) as error:
                 failure = error
-            before = None if claimed is None else found.get(claimed.keys_sha256)
-            quiet = quiet + 1 if claimed is None or before is not None else 0
-            if claimed is not None and (before is None or before.seq < claimed.seq):
-                found[claimed.keys_sha256] = claimed
+            quiet = quiet + 1 if claimed is None or claimed.keys_sha256 in found else 0
+            if claimed is not None and claimed not in found.setdefault(claimed.keys_sha256, []):
+                found[claimed.keys_sha256].append(claimed)
             if len(found) >= MAX_GUESTS or quiet > _patience(len(found)) or deadline.passed:
                 break
         return found, failure
@@ -166,6 +172,21 @@ class Terminator:
             said = Record.decode(dsse.decode(data, what="channel record").payload)
             return _Claimed(data, said.keys_sha256, said.seq)
         return None
+
+
+def _signed(claimed: Sequence[_Claimed], keys: Keys) -> bytes:
+    """The newest of these records that the channel key of ``keys`` signed; without one, the newest that says so.
+
+    Whoever stands behind the same address can give a record that names another guest's keys.
+    """
+    newest = sorted(claimed, key=lambda one: one.seq, reverse=True)
+    key = keys.find(*CHANNEL_KEY)
+    if key is not None:
+        for one in newest:
+            with contextlib.suppress(Refused, EvidenceError):
+                verify(one.data, channel_key=key, keys_sha256=keys.sha256)
+                return one.data
+    return newest[0].data if newest else b""
 
 
 def _patience(found: int) -> int:

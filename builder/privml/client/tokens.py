@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import ssl
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, Refused, UsageError, printable
 from privml.base.files import read_start
 from privml.channel import usage
 from privml.channel.token import CLOCK_PATH, MAX_TEXT, Clock, guest_of, read_clock
 from privml.channel.usage import Usage, read_usage
 from privml.client.connection import GuestConnection, check_pin, endpoint, reason
+from privml.client.gate import Decision
 from privml.client.ways import Asked, Judged
 from privml.evidence.sections import RECEIPT_KEY
 from privml.verify.judgement import AttestedKeys
@@ -32,26 +35,37 @@ class GuestTokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._tokens: dict[bytes, str] = {}
+        self._turn = 0
         self._read()
 
-    def present(self, asked: Asked, judged: Judged) -> Asked:
-        """The request with the token for the guest that gets it; as it is if there is none."""
-        keys = judged.decision.keys
+    def present(self, asked: Asked, judged: Judged) -> tuple[Asked, Judged]:
+        """The request with the token of a judged guest, and that guest alone; both as they are without a token.
+
+        Of several guests that could answer, those that there are tokens for get requests in turn.
+        """
         try:
             self._read()
         except (HostError, UsageError) as error:
             log.warning("%s; the tokens read before stay in use", error.message)
-        token = None if keys is None else self._tokens.get(keys.section_sha256)
-        return asked if token is None else asked.adding((b"authorization", f"Bearer {token}".encode()))
+        found = [(one, token) for one in judged.decision.each if (token := self._of(one)) is not None]
+        if not found:
+            return asked, judged
+        self._turn += len(found) > 1
+        decision, token = found[self._turn % len(found)]
+        return asked.adding((b"authorization", f"Bearer {token}".encode())), replace(judged, decision=decision)
+
+    def _of(self, decision: Decision) -> str | None:
+        keys = decision.keys
+        return None if keys is None else self._tokens.get(keys.section_sha256)
 
     def _read(self) -> None:
         try:
             status = self._path.stat()
         except OSError as error:
             raise HostError(f"{self._path}: cannot be read: {error.strerror or error}") from error
-        seen = status.st_mtime_ns, status.st_ino
+        seen = status.st_mtime_ns, status.st_ino, status.st_mode
         if seen == self._seen:
             return
         self._seen = seen
@@ -101,8 +115,8 @@ def _get(url: str, keys: AttestedKeys, path: str, limit: int, token: str | None 
         connection.connect()
         check_pin(cast(ssl.SSLSocket, connection.sock), keys)
         status, data = connection.get(path, limit, {} if token is None else {"Authorization": f"Bearer {token}"})
-    except OSError as error:
-        raise HostError(f"{url}: {reason(error)}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise HostError(f"{url}: {printable(reason(error))[:300]}") from error
     finally:
         connection.close()
     if status == 404:
