@@ -28,6 +28,7 @@ from tests.unit.terminator_certificate import certificate
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.channel.bhttp import Request
+from privml.channel.keyring import KeyRing
 from privml.channel.ohttp import GATEWAY
 from privml.channel.token import Token, guest_of
 from privml.client import attested, behind
@@ -152,6 +153,27 @@ def test_new_keys_of_the_same_boot_are_fetched_and_the_request_is_sent_again_onc
     assert body == b"onetwo"
     assert not any("attestation" in path for _, path, _ in front.seen[asks:]), "the same judgement"
     assert [method for method, *_ in front.seen[asks:]].count("POST") == 2
+
+
+def test_a_later_judgement_s_record_counts_although_its_number_is_lower(front: Front) -> None:
+    """A server of a guest that is started again has the same attested key, and counts its records from 1."""
+    way = behind.Front(ChannelGate(terminator(front), check))
+    guest = front.guests[0]
+    first = guest.channel
+    guest.rotate()
+    guest.rotate()
+    third = guest.channel
+    assert way._take(first, guest.record) and way._newest(first) == third
+    guest.rotate()
+    fourth = guest.channel
+    assert way._take(third, guest.record) and way._newest(first) == fourth
+    guest.ring = KeyRing([X25519], now=0.0, places=64)
+    restarted = guest.channel
+    assert restarted != first
+    assert way._newest(restarted) == restarted
+    assert not way._take(restarted, guest.record)
+    guest.rotate()
+    assert way._take(restarted, guest.record) and way._newest(restarted) == guest.channel
 
 
 def test_a_record_that_the_attested_key_did_not_sign_is_not_used(front: Front) -> None:

@@ -128,7 +128,8 @@ class Front:
     def __init__(self, gate: ChannelGate) -> None:
         self._gate = gate
         self._carrier = Connections(gate.upstream, gate.terminator.tls, _anybody)
-        self._newer: dict[bytes, Channel] = {}
+        # By keys section: the record of the judgement, and the newer one that was fetched after it.
+        self._newer: dict[bytes, tuple[Channel, Channel]] = {}
         self._judged_again = float("-inf")
 
     async def send(self, asked: Asked, judged: Judged) -> Answer:
@@ -184,8 +185,9 @@ class Front:
         return tuple(replace(one, channel=self._newest(one.channel)) for one in found)
 
     def _newest(self, known: Channel) -> Channel:
-        newer = self._newer.get(known.keys.section_sha256)
-        return known if newer is None or newer.record.seq <= known.record.seq else newer
+        # Numbers begin anew when the guest's server is started again: a later judgement's record is the newer one.
+        base, newer = self._newer.get(known.keys.section_sha256, (known, known))
+        return newer if base == known else known
 
     async def _renewed(self, recipients: tuple[Recipient, ...]) -> bool:
         """Fetch records a few times; True if a guest of ``recipients`` has a newer generation of keys."""
@@ -205,9 +207,12 @@ class Front:
         except (Refused, EvidenceError):
             return False
         name = known.keys.section_sha256
-        if found.record.seq <= max(known.record.seq, self._newer.get(name, known).record.seq):
+        base, newest = self._newer.get(name, (known, known))
+        if known not in (base, newest):  # a later judgement's
+            base = newest = known
+        if found.record.seq <= newest.record.seq:
             return False
-        self._newer[name] = found
+        self._newer[name] = base, found
         return True
 
 
