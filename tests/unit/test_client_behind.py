@@ -332,7 +332,10 @@ def test_an_ordinary_client_is_answered_through_the_terminator(front: Front) -> 
 def test_the_proxy_takes_addresses_or_a_terminator(trusting: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["https://guest", "--via", "https://api.example"]):
         done = Outcome(capsys, "proxy", *words, *trusting)
-        assert (done.code, done.stderr) == (2, "privml-build: expected one or more URLs, or --via URL, and not both\n")
+        assert (done.code, done.stderr) == (
+            2,
+            "privml-build: expected one or more URLs, or --via URL, and not both\n",
+        )
 
 
 @pytest.mark.parametrize(

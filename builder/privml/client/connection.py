@@ -71,7 +71,7 @@ def _address_hint(url: str, scheme: str) -> str:
         return f"try https://{url}"
     if scheme != "https":
         return "guests, and TLS servers in front of them, are reached by HTTPS only"
-    return "leave out what follows the port: paths are always the same, and nobody logs in"
+    return "leave out a user and what follows the port; the path is always the same"
 
 
 class _TimedSocket(ssl.SSLSocket):
