@@ -316,3 +316,13 @@ def test_addresses_are_parsed(url: str, where: Endpoint) -> None:
 def test_malformed_addresses_are_refused(url: str) -> None:
     with pytest.raises(UsageError):
         endpoint(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [("h:8443", "try https://h:8443"), ("http://h", "by HTTPS only"), ("https://h/v1", "what follows the port")],
+)
+def test_the_hint_for_an_address_is_about_what_is_wrong_with_it(url: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        endpoint(url)
+    assert hint in (caught.value.hint or "")

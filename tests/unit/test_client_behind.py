@@ -331,6 +331,9 @@ def test_a_terminator_with_another_certificate_or_without_guests_is_no_address(f
         Terminator.at(front.url, elsewhere).offered(5)
     with pytest.raises(HostError, match="certificate verify failed"):
         Terminator.at(front.url.replace("127.0.0.1", "localhost"), front.authority).offered(5)
+    with pytest.raises(HostError, match="certificate verify failed") as caught:
+        Terminator.at(front.url).offered(5)
+    assert caught.value.hint == "`--via-ca FILE` names the authorities of its certificate"
     (tmp_path / "no.pem").write_text("nothing")
     for wrong in (tmp_path / "no.pem", tmp_path / "missing.pem"):
         with pytest.raises(UsageError, match="expected a PEM file"):
@@ -392,7 +395,10 @@ def test_an_ordinary_client_is_answered_through_the_terminator(front: Front) -> 
 def test_the_proxy_takes_addresses_or_a_terminator(trusting: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["https://guest", "--via", "https://api.example"]):
         done = Outcome(capsys, "proxy", *words, *trusting)
-        assert (done.code, done.stderr) == (2, "privml-build: expected one or more URLs, or --via URL\n")
+        assert (done.code, done.stderr) == (
+            2,
+            "privml-build: expected one or more URLs, or --via URL, and not both\n",
+        )
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from html_page import Page
 
 from privml.base import html
 from privml.client.page import Guest, Without, guests_page, verdict_page
-from privml.client.pagestyle import POLICY
+from privml.client.pagestyle import POLICY, STYLE
 from privml.client.settled import Settled
 from privml.events.registers import RTMR2
-from privml.events.stagetable import Row, StageTable
+from privml.events.stagetable import STATUSES, Row, StageTable
 from privml.statement.index import State
 from privml.verify.anchor import ExpectedModel, Published
 from privml.verify.judgement import Judgement
@@ -189,3 +189,8 @@ def test_the_last_receipts_are_listed_once_there_are_some() -> None:
         assert page.wrong == [] and "<script" not in text
         for words in ("Last receipts", "0b" * 16, "response-hash", "accepted", "/v1/completions"):
             assert words in page.text, words
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_bar_has_a_colour_for_each_status_of_a_stage(status: str) -> None:
+    assert re.search(rf"\.bar \.{status}\b[^{{}}]*{{ fill: #", STYLE)

@@ -25,6 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FIRMWARE = ROOT / "tests/vectors/measurement/firmware/OVMF.fd.xz"
 LACKING = "privml-build: what recipes, locks and images need is not installed: pip install 'privml-build[build]'\n"
 BASE_VERBS = {"capture", "collateral", "explain", "export", "inspect", "lookup", "measure", "proxy", "verify"}
+BASE_VERBS |= {"receipt", "status", "token"}
 BUILD_VERBS = {"diff", "doctor", "endorse", "image", "init", "lint", "lock", "publish", "repro", "run", "store"}
 
 

@@ -135,3 +135,15 @@ def test_what_makes_no_sense_is_usage(words: list[str], text: str, capsys: pytes
     outcome = run(capsys, *words)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert text in outcome.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", REQUEST, bytes(1 << 20), b'{"format":"privml-bundle/v1"}'])
+def test_another_file_is_malformed_and_the_hint_says_which_file_is_wanted(
+    content: bytes, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "ID.json").write_bytes(content)
+    outcome = run(capsys, *BODIES)
+    assert (outcome.code, outcome.stdout) == (9, "")
+    error, hint = outcome.stderr.splitlines()
+    assert error.startswith("privml-build: ID.json: exchange")
+    assert hint == "hint: expected the file ID.json that `proxy --receipts` wrote for this answer"

@@ -150,7 +150,7 @@ def proxy(
     token as password if there is one; /privml/guests and /privml/verdict are the same as JSON.
     """
     if bool(upstreams) is (terminator is not None):
-        raise UsageError("expected one or more URLs, or --via URL")
+        raise UsageError("expected one or more URLs, or --via URL, and not both")
     if listen is not None and socket_path is not None:
         raise UsageError("--listen and --socket: expected one of them")
     if keep_bodies and receipts_folder is None:

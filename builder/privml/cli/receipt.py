@@ -111,7 +111,7 @@ def verify(
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
-    found = exchange.decode(read_start(file, exchange.MAX_EXCHANGE))
+    found = _kept(file)
     now = int(time.time())
     judged_at = _time(at, found, now)
     try:
@@ -151,6 +151,16 @@ def verify(
             show(*_lines(judged.receipt, request, response))
         _hint(file, request, response, hashes_only=hashes_only)
     context.exit(judged.verdict.exit_code)
+
+
+def _kept(file: Path) -> Exchange:
+    try:
+        return exchange.decode(read_start(file, exchange.MAX_EXCHANGE))
+    except OSError as error:
+        raise UsageError(f"`{file}` cannot be read: {error.strerror or error}") from error
+    except EvidenceError as error:
+        hint = "expected the file ID.json that `proxy --receipts` wrote for this answer"
+        raise EvidenceError(f"{file}: {error.message}", hint=hint) from error
 
 
 def _lines(found: Receipt, request: Body | None, response: Body | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from privml.base.errors import EvidenceError, UsageError
+from privml.base.errors import UsageError
 from privml.channel.token import SUBJECT, USAGE, Token
 from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
 from privml.cli.output import ask_secret, print_json, show, show_text
@@ -25,6 +25,8 @@ from privml.verify.report import render
 MAX_SECONDS = 30 * 24 * 3600
 _ASKING = 60
 """Seconds for which the token that reads usage is good."""
+_MAX_LINE = 10**15 - 1
+"""Largest number of a line that a guest takes."""
 
 
 @click.group(cls=Verb)
@@ -108,7 +110,7 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
 @click.option(
     "--since",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=_MAX_LINE),
     default=0,
     show_default=True,
     help="The first line to ask for.",
@@ -181,5 +183,5 @@ def _judged(
 def _issuer(uri: str) -> signer.Signer:
     found = signer.load(uri, ask_secret)
     if found.public.algorithm != ED25519:
-        raise EvidenceError(f"--key: a key of {found.public.algorithm}, expected an Ed25519 key")
+        raise UsageError(f"--key: a key of {found.public.algorithm}, expected an Ed25519 key")
     return found

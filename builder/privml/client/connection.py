@@ -62,9 +62,16 @@ def endpoint(url: str, *, default_port: int = DEFAULT_PORT) -> Endpoint:
         raise UsageError(f"`{url}` is not a URL: {error}") from error
     plain = not (parts.query or parts.fragment or parts.username or parts.password) and parts.path in ("", "/")
     if parts.scheme != "https" or not host or not plain:
-        hint = f"try https://{url}" if "://" not in url else "leave out the path, it is always the same"
-        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint=hint)
+        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint=_address_hint(url, parts.scheme))
     return Endpoint(host, port or default_port)
+
+
+def _address_hint(url: str, scheme: str) -> str:
+    if "://" not in url:
+        return f"try https://{url}"
+    if scheme != "https":
+        return "guests, and TLS servers in front of them, are reached by HTTPS only"
+    return "leave out a user and what follows the port; the path is always the same"
 
 
 class _TimedSocket(ssl.SSLSocket):

@@ -22,7 +22,7 @@ dd { overflow-wrap: anywhere; }
 .events .line { color: #555; font-size: .92em; }
 .bar { display: block; width: 100%; height: .9rem; } .bar rect { stroke: #fff; stroke-width: 2; }
 .bar .ok { fill: #1a7f37; } .bar .even { fill: #57a773; } .bar .failed { fill: #b42318; }
-.bar .warning { fill: #c77700; }
+.bar .warning { fill: #c77700; } .bar .skipped, .bar .pending { fill: #b8b8b8; }
 .bar .running { fill: #1f5fa8; }
 .stages { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .4rem 0; padding: 0; }
 .stages .failed { color: #b42318; font-weight: 600; flex-basis: 100%; }

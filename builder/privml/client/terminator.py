@@ -120,6 +120,8 @@ class Terminator:
             if len(found) >= min(limit, len(claimed)) or quiet > _patience(len(claimed)) or deadline.passed:
                 break
         if not found:
+            if failure is not None and isinstance(failure.__cause__, ssl.SSLCertVerificationError):
+                raise HostError(failure.message, hint="`--via-ca FILE` names the authorities of its certificate")
             raise failure or HostError(
                 f"{self.where.url}: no document belongs to a record of channel keys that was given",
                 hint="ask again: the guests may just have been restarted",
