@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.sealed import Sealed, request, seal, wrap
 from tests.unit.agent_guest import Guest, a_config, guest
 
+from privml.agent.boot import Boot
 from privml.agent.restarts import Restarts
 from privml.channel.keyconfig import decode_list
 from privml.channel.ohttp import GATEWAY
@@ -272,6 +273,12 @@ class Soak:
         return words[1].decode("ascii", "replace") if len(words) == 3 and answer.startswith(b"HTTP/1.1 ") else "none"
 
 
+def _watch_over(boot: Boot) -> None:
+    """Start the engine again when it exits. At the end the guest's folder is removed, and nothing can be written."""
+    with contextlib.suppress(FileNotFoundError):
+        boot.watch(0.1)
+
+
 @contextlib.contextmanager
 def soaked(seconds: float, seed: int):  # type: ignore[no-untyped-def]
     """A guest after ``seconds`` of load, still running."""
@@ -279,7 +286,7 @@ def soaked(seconds: float, seed: int):  # type: ignore[no-untyped-def]
         boot = made.boot(restarts=Restarts(first=0.2, longest=1.0))
         made.start_server()
         assert boot.run(), made.said
-        threading.Thread(target=boot.watch, args=(0.1,), daemon=True).start()
+        threading.Thread(target=_watch_over, args=(boot,), daemon=True).start()
         found = Soak(made, seed)
         found.run(seconds)
         yield found
