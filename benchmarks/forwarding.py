@@ -260,13 +260,14 @@ def served(name: str, checkout: Path, number: int) -> Iterator[list[Endpoint]]:
     """The agent and the proxy of a checkout, in front of an engine of their own."""
     builder = checkout / "builder"
     with ExitStack() as stack:
-        made: Guest = stack.enter_context(guest(a_config(max_concurrency=number), builder=builder))
+        made: Guest = stack.enter_context(guest(a_config(max_concurrency=number, per_address=0), builder=builder))
         made.start_server()
         if not made.boot().run():
             raise RuntimeError(f"the guest does not boot: {made.said}")
         made.connect().close()
         made.engine.stop()
         path = made.engine.socket
+        path.parent.mkdir()  # an engine that is stopped takes it along
         path.unlink(missing_ok=True)
         code = f"import asyncio; from benchmarks.forwarding import engine; asyncio.run(engine({str(path)!r}))"
         stack.enter_context(_process([sys.executable, "-c", code], ROOT / "builder"))
