@@ -1,9 +1,10 @@
-"""Options that `verify` and `proxy` share: the trust anchor, the policy, and where collateral comes from."""
+"""Options of every verb that judges a guest: the trust anchor, the policy, and where collateral comes from."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli import paths
 from privml.cli.demonstration import demonstration_option
-from privml.cli.policy import policy_options
+from privml.cli.policy import policy_of, policy_options
 from privml.cli.trusted import TrustWords, trust_options
 from privml.client import anchors
 from privml.client.attested import Collateral
@@ -39,25 +40,31 @@ def refuse_demonstration(found: Anchored, policy: Policy) -> None:
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect`, the policy's options and those for collateral to a command."""
-    command = policy_options(command)
-    command = click.option(
+    """Add `--expect`, the policy's options and those for collateral; the command gets them as ``criteria``."""
+
+    @functools.wraps(command)
+    def collected(*positional: Any, **given: Any) -> Any:
+        words = CriteriaWords(**{each.name: given.pop(each.name) for each in fields(CriteriaWords)})
+        return command(*positional, criteria=words, **given)
+
+    made = policy_options(collected)
+    made = click.option(
         "--offline", is_flag=True, help="Fetch no collateral: use the cache's, or else the document's."
-    )(command)
-    command = click.option(
+    )(made)
+    made = click.option(
         "--collateral-service",
         "service",
         metavar="URL",
         envvar=SERVICE,
         help=f"Fetch collateral from this PCCS instead of Intel's service [${SERVICE}].",
-    )(command)
-    command = click.option(
+    )(made)
+    made = click.option(
         "--collateral",
         "collateral_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
-    )(command)
-    command = trust_options(command)
+    )(made)
+    made = trust_options(made)
     for option in (
         demonstration_option,
         click.option(
@@ -73,8 +80,8 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="The directory of an image that you built, with its prediction.json.",
         ),
     ):
-        command = option(command)
-    return command
+        made = option(made)
+    return made
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,40 @@ class AnchorWords:
         """The name and version that `--trust` asks for."""
         name, _, version = ("" if self.trust is None else self.trust[1]).partition("@")
         return name, version or None
+
+
+@dataclass(frozen=True)
+class CriteriaWords:
+    """The options by which a guest is judged, as they were given (`anchor_options`)."""
+
+    expect: Path | None
+    trust: tuple[str, str] | None
+    trusted: TrustWords
+    allow_demonstration: bool
+    policy_file: Path | None
+    no_relaxations: bool
+    simulated_root: Path | None
+    collateral_file: Path | None
+    service: str | None
+    offline: bool
+
+    def anchor(self) -> AnchorWords:
+        """The anchor's options; ``UsageError`` unless exactly one anchor is named."""
+        return AnchorWords(self.expect, self.trust, self.trusted)
+
+    def policy(self) -> Policy:
+        """The caller's policy."""
+        return policy_of(
+            self.simulated_root,
+            self.policy_file,
+            no_relaxations=self.no_relaxations,
+            allow_demonstration=self.allow_demonstration,
+        )
+
+    def collateral(self, policy: Policy, *, file: bool = False, past: bool = False) -> Collateral | None:
+        """Where collateral comes from (`collateral_of`); for a ``file``, from no network but a named service."""
+        offline = self.offline or (file and not self.service)
+        return collateral_of(self.collateral_file, self.service, offline=offline, policy=policy, past=past)
 
 
 def collateral_of(

@@ -13,10 +13,8 @@ from typing import Any
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import AnchorWords, anchor_options, collateral_of, refuse_demonstration
+from privml.cli.anchor import CriteriaWords, anchor_options, refuse_demonstration
 from privml.cli.output import show
-from privml.cli.policy import policy_of
-from privml.cli.trusted import TrustWords
 from privml.cli.via import via_options
 from privml.client import attested
 from privml.client.behind import guests_behind
@@ -97,16 +95,7 @@ def proxy(
     upstreams: tuple[str, ...],
     *,
     terminator: Terminator | None,
-    expect: Path | None,
-    trust: tuple[str, str] | None,
-    trusted: TrustWords,
-    allow_demonstration: bool,
-    policy_file: Path | None,
-    no_relaxations: bool,
-    simulated_root: Path | None,
-    collateral_file: Path | None,
-    service: str | None,
-    offline: bool,
+    criteria: CriteriaWords,
     listen: str | None,
     socket_path: Path | None,
     token_file: Path | None,
@@ -157,13 +146,11 @@ def proxy(
         raise UsageError("--keep-bodies is for receipts: it needs --receipts DIR")
     where = socket_path or _address(listen or "127.0.0.1:8000")
     allowed = allowed_origins(origins)
-    policy = policy_of(
-        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
-    )
-    expected = AnchorWords(expect, trust, trusted).source()
+    policy = criteria.policy()
+    expected = criteria.anchor().source()
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
-    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
+    collateral = criteria.collateral(policy)
     # Last, because a missing folder or token's file is made.
     receipts = None if receipts_folder is None else Receipts(receipts_folder, keep_bodies=keep_bodies)
     callers = Callers(allowed, None if token_file is None else token_of(token_file))

@@ -13,10 +13,8 @@ from privml.base.files import read_start
 from privml.base.strictjson import unhex
 from privml.base.times import time_text
 from privml.channel.receipt import NONCE_SIZE, Body, Receipt
-from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
+from privml.cli.anchor import CriteriaWords, anchor_options
 from privml.cli.output import print_json, show, show_text
-from privml.cli.policy import policy_of
-from privml.cli.trusted import TrustWords
 from privml.cli.usage import Verb
 from privml.client import exchange, subject
 from privml.client.exchange import Exchange
@@ -77,16 +75,7 @@ def verify(
     response_file: Path | None,
     hashes_only: bool,
     nonce: str | None,
-    expect: Path | None,
-    trust: tuple[str, str] | None,
-    trusted: TrustWords,
-    allow_demonstration: bool,
-    policy_file: Path | None,
-    no_relaxations: bool,
-    simulated_root: Path | None,
-    collateral_file: Path | None,
-    service: str | None,
-    offline: bool,
+    criteria: CriteriaWords,
     at: str | None,
     as_json: bool,
 ) -> None:
@@ -106,11 +95,9 @@ def verify(
       privml-build receipt verify ID.json --expect out/demo-cpu --hashes-only
       privml-build verify --explain receipt-keys
     """
-    words = AnchorWords(expect, trust, trusted)
+    words = criteria.anchor()
     own_nonce = _nonce(nonce)
-    policy = policy_of(
-        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
-    )
+    policy = criteria.policy()
     found = _kept(file)
     now = int(time.time())
     judged_at = _time(at, found, now)
@@ -133,9 +120,7 @@ def verify(
         expected,
         policy,
         at=judged_at,
-        collateral=collateral_of(
-            collateral_file, service, offline=offline or not service, policy=policy, past=at is not None
-        ),
+        collateral=criteria.collateral(policy, file=True, past=at is not None),
         request=request,
         response=response,
         hashes_only=hashes_only,

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
 import click
 
 from privml.base.errors import UsageError
 from privml.channel.token import SUBJECT, USAGE, Token
-from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
+from privml.cli.anchor import CriteriaWords, anchor_options
 from privml.cli.output import ask_secret, print_json, show, show_text
-from privml.cli.policy import policy_of
-from privml.cli.trusted import TrustWords
 from privml.cli.usage import Verb
 from privml.client import attested
 from privml.client.tokens import clock_of, usage_of
@@ -68,7 +64,7 @@ _key = click.option(
     help="How long the token can be used. It ends with the guest's boot in any case.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print token, guest and end as JSON.")
-def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **anchor: Any) -> None:
+def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, criteria: CriteriaWords) -> None:
     """Verify the guest at URL, read its clock, and print a token for it.
 
     The token is for this boot of this guest only. Whoever has it may use it, so hand it over in private. Nothing is
@@ -83,7 +79,7 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
     """
     if not SUBJECT.match(subject):
         raise UsageError(f"--subject {subject[:64]}: expected 1 to 64 letters, digits, `.`, `_` or `-`")
-    keys, code = _judged(url, **anchor)
+    keys, code = _judged(url, criteria)
     clock = clock_of(url, keys)
     until = clock.boot_seconds + seconds
     made = Token(keys.section_sha256, subject, until).sign(_issuer(uri).sign)
@@ -116,7 +112,7 @@ def issue(url: str, *, uri: str, subject: str, seconds: int, as_json: bool, **an
     help="The first line to ask for.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the lines as JSON.")
-def usage(url: str, *, uri: str, since: int, as_json: bool, **anchor: Any) -> None:
+def usage(url: str, *, uri: str, since: int, as_json: bool, criteria: CriteriaWords) -> None:
     """Verify the guest at URL, and print what each subject used.
 
     There is a line for each subject and minute, signed by the guest: requests, and the tokens of its engine. The
@@ -129,7 +125,7 @@ def usage(url: str, *, uri: str, since: int, as_json: bool, **anchor: Any) -> No
       privml-build token usage https://HOST:8443 --expect out/me \\
         --key issuer.pem --since 1000 --json
     """
-    keys, code = _judged(url, **anchor)
+    keys, code = _judged(url, criteria)
     until = clock_of(url, keys).boot_seconds + _ASKING
     found = usage_of(url, keys, Token(keys.section_sha256, "issuer", until, USAGE).sign(_issuer(uri).sign), since)
     if as_json:
@@ -152,27 +148,12 @@ def usage(url: str, *, uri: str, since: int, as_json: bool, **anchor: Any) -> No
     click.get_current_context().exit(code)
 
 
-def _judged(
-    url: str,
-    *,
-    expect: Path | None,
-    trust: tuple[str, str] | None,
-    trusted: TrustWords,
-    allow_demonstration: bool,
-    policy_file: Path | None,
-    no_relaxations: bool,
-    simulated_root: Path | None,
-    collateral_file: Path | None,
-    service: str | None,
-    offline: bool,
-) -> tuple[AttestedKeys, int]:
+def _judged(url: str, criteria: CriteriaWords) -> tuple[AttestedKeys, int]:
     """The attested keys of the guest at ``url`` and the verdict's exit code; ends the command if it is refused."""
-    policy = policy_of(
-        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
-    )
+    policy = criteria.policy()
     now = int(time.time())
-    expected = AnchorWords(expect, trust, trusted).source()(now)
-    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
+    expected = criteria.anchor().source()(now)
+    collateral = criteria.collateral(policy)
     judgement = attested.attest(url, expected, policy, now=now, collateral=collateral).judgement
     if judgement.keys is None:
         show_text(render(judgement.verdict))

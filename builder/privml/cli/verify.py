@@ -11,11 +11,10 @@ from privml.base.errors import EvidenceError, PrivmlError, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
 from privml.base.times import time_text
-from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
+from privml.cli.anchor import CriteriaWords, anchor_options
 from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
-from privml.cli.policy import explain_option, policy_of
-from privml.cli.trusted import TrustWords
+from privml.cli.policy import explain_option
 from privml.cli.via import via_options
 from privml.client import attested, subject
 from privml.client.page import verdict_page
@@ -65,16 +64,7 @@ def verify(
     source: str | None,
     *,
     terminator: Terminator | None,
-    expect: Path | None,
-    trust: tuple[str, str] | None,
-    trusted: TrustWords,
-    allow_demonstration: bool,
-    policy_file: Path | None,
-    no_relaxations: bool,
-    simulated_root: Path | None,
-    collateral_file: Path | None,
-    service: str | None,
-    offline: bool,
+    criteria: CriteriaWords,
     nonce: str | None,
     spki: str | None,
     at: str | None,
@@ -110,7 +100,7 @@ def verify(
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
-    words = AnchorWords(expect, trust, trusted)
+    words = criteria.anchor()
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     if (source is None) is (terminator is None):
         raise UsageError("expected a URL, a FILE, or --via URL, and only one of them")
@@ -129,9 +119,7 @@ def verify(
     for option, file in (("--save", save), ("--html", html_file)):
         if file is not None and not file.parent.is_dir():
             raise UsageError(f"{option} {file}: there is no directory {file.parent}")
-    policy = policy_of(
-        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
-    )
+    policy = criteria.policy()
     now = int(time.time())
     try:
         expected = words.source()(now)
@@ -147,9 +135,7 @@ def verify(
             if error.hint:
                 show(f"hint: {error.hint}", err=True)
         context.exit(verdict.exit_code)
-    # Judging a file needs no network, unless the caller names a service.
-    offline = offline or not (remote or service)
-    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy, past=at is not None)
+    collateral = criteria.collateral(policy, file=not remote, past=at is not None)
     if remote:
         found, judgement = _live(source, terminator, expected, policy, now=now, collateral=collateral)
         judged_at = now
