@@ -38,6 +38,7 @@ from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
 from privml.events.configuration import Config, Engine, Model, encode
+from privml.events.crypt import Broker, Crypt, check_value
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR2, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
@@ -72,12 +73,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+BROKER = Broker("weights", bytes(range(32)))
+VOLUME_KEY = bytes(range(64))
+
+
+def a_crypt(resource: str = "model/tiny", broker: str = BROKER.name) -> Crypt:
+    """The encryption of a model by `VOLUME_KEY`."""
+    return Crypt(broker, resource, 1, check_value(resource, 1, VOLUME_KEY))
+
+
 ENGINE = Engine("llama-server", ("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"))
 
 
 def a_model(name: str = "tiny", byte: int = 0xAA) -> Model:
     """A model whose root hash is 32 times ``byte``."""
     return Model(name, "model.gguf", Verity(bytes([byte]) * 32, b"\xbb" * 32, BLOCKS, 1))
+
+
+def encrypted(**changes: object) -> dict[str, object]:
+    """Changes that make the model of a configuration an encrypted one."""
+    return {"models": (dataclasses.replace(a_model(), crypt=a_crypt()),), "brokers": (BROKER,), **changes}
 
 
 COUNTED = b'{"choices":[{"text":" 6, 7","logprobs":{"tokens":[" 6",","," 7"],"token_logprobs":[-0.1,-0.02,-0.05]}}]}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from agent_guest import NO_MODEL, a_config, a_model
+from agent_guest import NO_MODEL, VOLUME_KEY, a_config, a_crypt, a_model, encrypted
 
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
@@ -14,9 +14,6 @@ from privml.events.agent import FAILED, MAX_EVENTS, NAMES
 from privml.events.configuration import Config, decode, encode
 from privml.events.stages import STAGES, Stage, Table
 from privml.events.volumes import MAX_MODELS
-
-KEYS_STAGE = Stage("keys", purposes=("key-release",))
-WITH_KEYS: Table = (*STAGES[:4], KEYS_STAGE, *STAGES[4:])
 
 
 def measured(**changes: object) -> Config:
@@ -30,10 +27,13 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
 def test_the_shipped_table_has_its_stages_and_events() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
-        "platform", "config", "identity", "devices", "gpu", "services", "model", "engine", "ready",
+        "platform", "config", "identity", "devices", "gpu", "services", "keys", "model", "engine", "ready",
     ]  # fmt: skip
     assert [name for stage in STAGES for name in stage.events] == [name for name in NAMES if name != FAILED]
-    assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {"ready": ("serve",)}
+    assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {
+        "keys": ("key-release",),
+        "ready": ("serve",),
+    }
 
 
 def test_the_configuration_decides_which_events_there_are() -> None:
@@ -50,7 +50,7 @@ def test_the_configuration_decides_which_events_there_are() -> None:
 
 def test_the_longest_sequence_fits_a_log() -> None:
     config = measured(models=tuple(a_model(f"m{number}", number) for number in range(MAX_MODELS)))
-    assert len(stages.sequence(config)) + len(("gpu-policy", "gpu-ready", "failed")) <= MAX_EVENTS
+    assert len(stages.sequence(config)) + len(("gpu-policy", "gpu-ready", "keys", "failed")) <= MAX_EVENTS
 
 
 def test_each_purpose_has_its_number_of_events() -> None:
@@ -58,8 +58,17 @@ def test_each_purpose_has_its_number_of_events() -> None:
     assert stages.purposes(measured(**NO_MODEL)) == {"serve": 2}
     three = measured(models=(a_model(), a_model("b", 1), a_model("c", 2)))
     assert stages.purposes(three) == {"serve": 6}
-    assert stages.purposes(measured(), WITH_KEYS) == {"key-release": 1, "serve": 4}
-    assert names(measured(), WITH_KEYS) == names(measured())
+    assert stages.purposes(measured(**encrypted())) == {"key-release": 1, "serve": 5}
+
+
+def test_released_keys_are_one_event_before_the_models() -> None:
+    config = measured(**encrypted())
+    assert names(config) == ["config", "keys", "model", "engine", "system-ready"]
+    check = a_crypt().check.hex()
+    assert json.loads(stages.sequence(config)[1].payload) == {
+        "resources": [{"broker": "weights", "resource": "model/tiny", "generation": 1, "check": check}]
+    }
+    assert a_crypt().is_key(VOLUME_KEY) and not a_crypt().is_key(VOLUME_KEY[::-1])
 
 
 @pytest.mark.parametrize(
@@ -82,8 +91,8 @@ def test_inconsistent_table_is_refused(table: Table, text: str) -> None:
 
 
 def test_a_stage_that_the_boot_cannot_do_is_refused(tmp_path: object) -> None:
-    with pytest.raises(ValueError, match="stage `keys` has no function"):
+    with pytest.raises(ValueError, match="stage `more` has no function"):
         Boot(
             Layout(), volumes=None, engine=None, service=None, say=print, outbound=lambda: None,  # type: ignore[arg-type]
-            gpus=None, table=WITH_KEYS,  # type: ignore[arg-type]
+            gpus=None, table=(Stage("more"), *STAGES),  # type: ignore[arg-type]
         )  # fmt: skip

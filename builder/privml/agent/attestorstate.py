@@ -105,7 +105,7 @@ class Attestor:
             following = self._steps[self._place.at + 1]
             if name != following.stage.name:
                 raise RefusedRequest("order", f"stage: got `{name[:40]}`, expected `{following.stage.name}`")
-            if following.stage.purposes and self._place.keys is None:
+            if following.purposes and self._place.keys is None:
                 raise RefusedRequest("order", f"stage `{name}`: no keys have been set")
             self._go(replace(self._place, at=self._place.at + 1, left=len(following.events)))
 
@@ -133,7 +133,7 @@ class Attestor:
             if self._place.failed:
                 return
             complete = self._steps[: self._place.at + (not self._place.left)]
-            if not any(step.stage.purposes for step in complete):
+            if not any(step.purposes for step in complete):
                 self._park(why)
                 return
             line = encode_line(self._place.seq, failed_event())
@@ -160,7 +160,7 @@ class Attestor:
             place = self._place
             if place.failed:
                 raise RefusedRequest("failed", f"quote: this machine has failed: {place.failed}")
-            if place.left or place.keys is None or purpose not in self._stage.purposes:
+            if place.left or place.keys is None or purpose not in self._steps[place.at].purposes:
                 raise RefusedRequest("not-ready", f"quote: none for `{purpose}` in stage `{self._stage.name}`")
             self._not_suspended()
             header = Header(self._variant, self.tee.kind, purpose, self._stage.name).encode()
@@ -249,7 +249,7 @@ class Attestor:
             return f"{begin}its log is not that of its stage"
         if place.keys is not None:
             Keys.decode(place.keys)
-        elif any(step.stage.purposes for step in self._steps[: place.at + 1]):
+        elif any(step.purposes for step in self._steps[: place.at + 1]):
             return f"{begin}there are no keys"
         if self._staged:
             extends = digests(passed)

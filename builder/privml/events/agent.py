@@ -14,17 +14,19 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.events.crypt import Crypt
 from privml.events.replay import replay_digests
 
 CONFIG = "config"
 GPU_POLICY = "gpu-policy"
 GPU_READY = "gpu-ready"
+KEYS = "keys"
 MODEL = "model"
 ENGINE = "engine"
 SYSTEM_READY = "system-ready"
 FAILED = "failed"
 
-NAMES = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY, FAILED)
+NAMES = (CONFIG, GPU_POLICY, GPU_READY, KEYS, MODEL, ENGINE, SYSTEM_READY, FAILED)
 """All event names. Their order in a boot is defined in `events.stages`."""
 
 MAX_PAYLOAD = 64 * 1024
@@ -89,6 +91,15 @@ def gpu_policy_event(
 def gpu_ready_event(gpus: int, switches: int, *, cc: str = "on", devtools: str = "off") -> AgentEvent:
     """``gpu-ready``: the numbers of devices, and the modes that the driver reports, after which the GPUs are used."""
     return AgentEvent(GPU_READY, canonical({"gpus": gpus, "switches": switches, "cc": cc, "devtools": devtools}))
+
+
+def keys_event(encrypted: Iterable[Crypt]) -> AgentEvent:
+    """``keys``: the keys that were released to this machine, and opened their volumes."""
+    names = [
+        {"broker": each.broker, "resource": each.resource, "generation": each.generation, "check": each.check.hex()}
+        for each in encrypted
+    ]
+    return AgentEvent(KEYS, canonical({"resources": names}))
 
 
 def model_event(name: str, root_hash: str) -> AgentEvent:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
+from privml.events.crypt import MAX_BROKERS, Broker, Crypt
 from privml.events.network import MAX_CARDS, Card, cards_from
 from privml.events.services import MAX_NAME, MAX_SERVICES, MIB, NAME, VARIABLE
 from privml.events.variants import VARIANTS
@@ -60,11 +61,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class Model:
-    """One model: its name in requests, the file in its volume, and the volume's parameters."""
+    """One model: its name in requests, the file in its volume, and the volume's parameters.
+
+    ``crypt`` is None for a volume that is not encrypted.
+    """
 
     name: str
     file: str
     verity: Verity
+    crypt: Crypt | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Config:
     ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them. ``per_address`` is how many
     handshakes, and how many attestation documents, one network address may have in progress; 0: no limit.
     ``metrics``: counts at `/metrics`. ``issuer`` is the Ed25519 key that signs callers' tokens; None unless
-    ``callers`` is tokens.
+    ``callers`` is tokens. ``brokers`` release the keys of encrypted models; each releases at least one.
     """
 
     sha256: str
@@ -149,6 +154,12 @@ class Config:
     metrics: bool = False
     callers: Callers = OPEN
     issuer: bytes | None = None
+    brokers: tuple[Broker, ...] = ()
+
+    @property
+    def encrypted(self) -> tuple[Crypt, ...]:
+        """The encryption of each encrypted model, in the models' order."""
+        return tuple(model.crypt for model in self.models if model.crypt is not None)
 
 
 def read(path: Path) -> Config:
@@ -197,6 +208,7 @@ def decode(data: bytes) -> Config:
         raise EvidenceError("config.services: expected them sorted by name, each name once")
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
     gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
+    brokers = _brokers(top.fields("keys")) if top.has("keys") else ()
     top.end()
     config = Config(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -215,7 +227,9 @@ def decode(data: bytes) -> Config:
         metrics=metrics,
         callers=callers,
         issuer=issuer,
+        brokers=brokers,
     )
+    _check_keys(config)
     if encode(config) != data:
         raise EvidenceError("config: a field has its default value, expected it to be left out")
     return config
@@ -224,8 +238,8 @@ def decode(data: bytes) -> Config:
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, ``gpu``, its ``allowed`` and ``switches``, ``scratch`` of a service, and the fields of ``agent``
-    after the first two came later: files without them are as they were.
+    ``network``, ``gpu``, its ``allowed`` and ``switches``, ``scratch`` of a service, ``keys``, ``crypt`` of a model,
+    and the fields of ``agent`` after the first two came later: files without them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
@@ -235,7 +249,13 @@ def encode(config: Config) -> bytes:
         "agent": _agent(config),
         "engine": None if engine is None else {"name": engine.name, "argv": list(engine.argv)},
         "models": [
-            {"name": model.name, "file": model.file, "verity": model.verity.to_dict()} for model in config.models
+            {
+                "name": model.name,
+                "file": model.file,
+                "verity": model.verity.to_dict(),
+                **({} if model.crypt is None else {"crypt": model.crypt.to_dict()}),
+            }
+            for model in config.models
         ],
         "devices": list(config.devices),
         "rtmr3": config.rtmr3,
@@ -263,6 +283,8 @@ def encode(config: Config) -> bytes:
             **({"allowed": [vars(each) for each in gpu.allowed]} if gpu.allowed else {}),
             **({"switches": gpu.switches} if gpu.switches else {}),
         }
+    if config.brokers:
+        fields["keys"] = {"brokers": [broker.to_dict() for broker in config.brokers]}
     return canonical(fields)
 
 
@@ -340,8 +362,27 @@ def _model(value: object, number: int) -> Model:
     if "/" in file or file in (".", ".."):
         raise EvidenceError(f"{fields.path}.file: got `{file[:80]}`, expected a file name")
     verity = Verity.from_fields(fields.fields("verity"))
+    crypt = Crypt.from_fields(fields.fields("crypt")) if fields.has("crypt") else None
     fields.end()
-    return Model(name, file, verity)
+    return Model(name, file, verity, crypt)
+
+
+def _brokers(keys: Fields) -> tuple[Broker, ...]:
+    items = keys.array("brokers", limit=MAX_BROKERS)
+    keys.end()
+    return tuple(Broker.from_fields(Fields(item, f"config.keys.brokers[{n}]")) for n, item in enumerate(items))
+
+
+def _check_keys(config: Config) -> None:
+    """Each encrypted model has its broker, each broker a model; no key is for two models."""
+    names = [broker.name for broker in config.brokers]
+    if names != sorted(set(names)) or len({broker.ed25519 for broker in config.brokers}) != len(names):
+        raise EvidenceError("config.keys.brokers: expected them sorted by name, each name and each key once")
+    if set(names) != {crypt.broker for crypt in config.encrypted}:
+        raise EvidenceError("config.keys.brokers: expected exactly the brokers of the encrypted models")
+    resources = [(crypt.broker, crypt.resource) for crypt in config.encrypted]
+    if len(set(resources)) != len(resources):
+        raise EvidenceError("config.models: one resource of a broker is the key of two models")
 
 
 def _service(value: object, number: int) -> Service:

@@ -2,7 +2,8 @@
 
 A stage extends its listed agent events that occur in the measured configuration. Quotes for a purpose are given only
 while its stage is current and all of the stage's events are extended. Each purpose therefore has exactly one prefix
-of the agent's log and one value of RTMR3.
+of the agent's log and one value of RTMR3. A configuration without encrypted models needs no key, and has no quotes
+for `key-release`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from privml.events.agent import (
     FAILED,
     GPU_POLICY,
     GPU_READY,
+    KEYS,
     MODEL,
     NAMES,
     SYSTEM_READY,
@@ -24,6 +26,7 @@ from privml.events.agent import (
     engine_event,
     gpu_policy_event,
     gpu_ready_event,
+    keys_event,
     model_event,
     system_ready_event,
 )
@@ -53,7 +56,8 @@ STAGES: Table = (
     Stage("devices"),
     Stage("gpu", events=(GPU_POLICY, GPU_READY)),
     Stage("services"),
-    Stage("model", events=(MODEL,)),
+    Stage("keys", purposes=(KEY_RELEASE,)),
+    Stage("model", events=(KEYS, MODEL)),
     Stage("engine", events=(ENGINE,)),
     Stage("ready", events=(SYSTEM_READY,), purposes=(SERVE,)),
 )
@@ -62,10 +66,11 @@ STAGES: Table = (
 
 @dataclass(frozen=True)
 class Step:
-    """A stage for one configuration: its events with their payloads."""
+    """A stage for one configuration: its events with their payloads, and the purposes that may be quoted there."""
 
     stage: Stage
     events: tuple[AgentEvent, ...]
+    purposes: tuple[str, ...]
 
 
 def check(table: Table) -> None:
@@ -91,7 +96,11 @@ def check(table: Table) -> None:
 def step(config: Config, stage: Stage) -> Step:
     """One stage of a boot with ``config``."""
     events = _events(config)
-    return Step(stage, tuple(event for name in stage.events for event in events.get(name, ())))
+    return Step(
+        stage,
+        tuple(event for name in stage.events for event in events.get(name, ())),
+        tuple(purpose for purpose in stage.purposes if purpose != KEY_RELEASE or config.encrypted),
+    )
 
 
 def steps(config: Config, table: Table = STAGES) -> tuple[Step, ...]:
@@ -110,7 +119,7 @@ def purposes(config: Config, table: Table = STAGES) -> dict[str, int]:
     count = 0
     for one in steps(config, table):
         count += len(one.events)
-        found |= dict.fromkeys(one.stage.purposes, count)
+        found |= dict.fromkeys(one.purposes, count)
     return found
 
 
@@ -126,6 +135,8 @@ def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
         pairs = [(each.driver, each.vbios) for each in gpu.allowed]
         found[GPU_POLICY] = (gpu_policy_event(gpu.vendor, gpu.architecture, gpu.count, pairs, gpu.switches),)
         found[GPU_READY] = (gpu_ready_event(gpu.count, gpu.switches),)
+    if config.encrypted:
+        found[KEYS] = (keys_event(config.encrypted),)
     if config.engine is not None:
         found[ENGINE] = (engine_event(config.engine.name, list(config.engine.argv)),)
     return found
