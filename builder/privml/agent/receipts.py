@@ -6,15 +6,17 @@ and of the answer as it is sent. No digest is taken from a header, and nothing i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.callers import boot_seconds
 from privml.agent.headers import Headers
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, unhex
@@ -28,20 +30,25 @@ if TYPE_CHECKING:
 
 KEPT = 1024
 """How many receipts are kept for callers that ask for one by its id. Older ones are dropped."""
+_NUMBERS = 1 << 16
+"""Numbers of answers a second: far more than there are answers, so that no number is given twice in a boot."""
 
 
 class Receipts:
-    """The receipts of one boot. Thread-safe.
+    """The receipts since the server's start. Thread-safe.
 
-    ``section`` is the encoded keys section with the public part of ``key``.
+    ``section`` is the encoded keys section with the public part of ``key``. Answers are numbered from where an
+    earlier server process of this boot ended, after a gap.
     """
 
-    def __init__(self, config: Config, key: Ed25519PrivateKey, section: bytes) -> None:
+    def __init__(
+        self, config: Config, key: Ed25519PrivateKey, section: bytes, clock: Callable[[], int] = boot_seconds
+    ) -> None:
         self._origin = None if config.engine is None else _origin(config, section)
         self._key = key
         self._public = key.public_key().public_bytes_raw()
         self._lock = threading.Lock()  # of the fields below
-        self._count = 0
+        self._count = clock() * _NUMBERS
         self._kept: OrderedDict[str, Receipt] = OrderedDict()
 
     def of(self, answer: Answer, asked: Asked, *, nonce: bytes | None, received: bytes, forwarded: bytes) -> Answer:
@@ -150,11 +157,10 @@ def nonce_of(asked: Asked) -> bytes | None:
     values = asked.header(receipt.NONCE_FIELD.encode())
     if not values:
         return None
-    try:
-        # Values of several headers together are longer than one nonce, so they are refused as well.
-        return unhex(b"".join(values).decode("latin-1"), receipt.NONCE_SIZE, what=receipt.NONCE_FIELD)
-    except EvidenceError as error:
-        raise Denied(400, "nonce", f"{receipt.NONCE_FIELD}: expected 64 lower-case hex digits, once") from error
+    with contextlib.suppress(EvidenceError):
+        if len(values) == 1:
+            return unhex(values[0].decode("latin-1"), receipt.NONCE_SIZE, what=receipt.NONCE_FIELD)
+    raise Denied(400, "nonce", f"{receipt.NONCE_FIELD}: expected 64 lower-case hex digits, once")
 
 
 def _body(data: bytes) -> Body:

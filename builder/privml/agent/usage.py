@@ -17,6 +17,8 @@ KEPT = 16 * 1024
 SUBJECTS = 1024
 """Subjects in one minute."""
 _MINUTE = 60
+_NUMBERS = 2048
+"""Numbers of lines a second: far more than there are lines, so that no number is given twice in a boot."""
 
 
 @dataclass
@@ -28,15 +30,19 @@ class _Row:
 
 
 class Ledger:
-    """The lines of this boot. Thread-safe. ``clock`` gives whole seconds and never goes back."""
+    """The lines since the server's start. Thread-safe. ``clock`` gives whole seconds and never goes back.
+
+    Their numbers go on where those of an earlier server process of this boot ended, after a gap.
+    """
 
     def __init__(self, clock: Callable[[], int] = boot_seconds) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._minute = clock() // _MINUTE
+        now = clock()
+        self._minute = now // _MINUTE
         self._rows: dict[str, _Row] = {}
         self._lines: deque[Line] = deque(maxlen=KEPT)
-        self._next = 0
+        self._next = now * _NUMBERS
 
     def begin(self, subject: str) -> None:
         """Count a request; `Denied` when too many subjects have requests in this minute."""
