@@ -7,12 +7,16 @@ request that cannot be answered ends in `Denied`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from privml.agent.headers import Headers
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical
+
+BODILESS = (204, 304)
+"""Statuses of answers that have no body, and so no trailers."""
 
 
 def _none() -> Headers:
@@ -29,6 +33,10 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
+    ``share`` gives a block, within which the connection keeps its place (`admission`); it raises ``OSError`` if the
+    place is lost. Whoever answers enters it for as long as the request holds a share.
+    ``once`` is called when the request was admitted, before anything is done for it; it raises if the same sealed
+    request was admitted before.
     ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
     encapsulated key. ``address`` is what limits per address apply to (`admission.group`), empty if no connection
     carries the request by itself. ``caller`` is the descriptor of the connection, whose end ends the work for it;
@@ -43,6 +51,8 @@ class Asked:
     enc_sha256: bytes | None = None
     caller: int | None = None
     address: str = ""
+    share: Callable[[], AbstractContextManager[None]] = nullcontext
+    once: Callable[[], None] = _nothing
 
     @property
     def path(self) -> str:
