@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from agent_guest import a_config
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_agent_fairness import Start, an_engine, start  # noqa: F401 - a fixture
 
 from privml.agent import usage as ledgers
-from privml.agent.answers import Answer, Denied
+from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.receipts import Receipts
 from privml.agent.usage import Ledger
 from privml.base.errors import EvidenceError, Refused
 from privml.channel.token import USAGE, Token
 from privml.channel.usage import MAX_LINES, Line, Usage, read_usage
+from privml.engines import usage as engine_usage
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -95,6 +100,23 @@ def test_a_stream_that_was_cut_is_unreported() -> None:
     answer.close()
     clock.now += 60
     assert ledger.lines(0)[2] == (Line(FIRST, 1, "a", 1, 1),)
+
+
+def test_receipt_and_ledger_read_the_usage_of_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(engine_usage, "_usage", lambda text: read.append(text) or (5, 7))
+    clock = Clock()
+    ledger = Ledger(clock)
+    receipts = Receipts(replace(a_config(), sha256="cc" * 32), KEY, b"the keys section")
+    asked = Asked("POST", "/v1/completions", [], lambda _: b"{}")
+    made = receipts.of(Answer(200, JSON, (COUNTED,)), asked, nonce=None, received=b"{}", forwarded=b"{}")
+    ledger.begin("a")
+    answer = ledger.counting(made, "a")
+    with contextlib.closing(answer):
+        assert b"".join(answer.pieces) == COUNTED and answer.trailers()
+    clock.now += 60
+    assert ledger.lines(0)[2] == (Line(FIRST, 1, "a", 1, 0, 5, 7),)
+    assert read == [COUNTED]
 
 
 def test_an_answer_counts_in_the_minute_in_which_it_ends() -> None:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.answers import Answer, Asked, Denied, reading_usage
 from privml.agent.callers import boot_seconds
 from privml.agent.headers import Headers
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, unhex
 from privml.channel import receipt
 from privml.channel.receipt import Body, Origin, Receipt, Usage
-from privml.engines.usage import UsageReader
 from privml.events.configuration import Config
 
 if TYPE_CHECKING:
@@ -61,9 +60,7 @@ class Receipts:
         with self._lock:
             self._count += 1
             number = self._count
-        content_type = next(
-            (value.decode("latin-1") for name, value in answer.headers if name == b"content-type"), ""
-        )
+        answer, usage = reading_usage(answer)
         begun = Receipt(
             id=secrets.token_bytes(receipt.ID_SIZE),
             seq=number,
@@ -73,14 +70,14 @@ class Receipts:
             request=_body(received),
             forwarded_sha256=hashlib.sha256(forwarded).digest(),
             status=answer.status,
-            content_type=receipt.shown_type(content_type),
+            content_type=receipt.shown_type(answer.content_type),
             response=Body(b"", 0),
             complete=False,
             nonce=nonce,
             channel=asked.channel,
             enc_sha256=asked.enc_sha256,
         )
-        running = _Running(self, begun, answer)
+        running = _Running(self, begun, answer, usage)
         return Answer(
             answer.status,
             [*answer.headers, (receipt.ID_FIELD.encode(), begun.id.hex().encode())],
@@ -88,6 +85,7 @@ class Receipts:
             running.trailers,
             running.close,
             (receipt.TRAILER.encode(),),
+            usage,
         )
 
     def find(self, text: str) -> bytes | None:
@@ -111,13 +109,15 @@ class Receipts:
 class _Running:
     """One answer on its way, and what its receipt will say."""
 
-    def __init__(self, receipts: Receipts, begun: Receipt, answer: Answer) -> None:
+    def __init__(
+        self, receipts: Receipts, begun: Receipt, answer: Answer, usage: Callable[[], tuple[int, int] | None]
+    ) -> None:
         self._receipts = receipts
         self._begun = begun
         self._answer = answer
         self._digest = hashlib.sha256()
         self._size = 0
-        self._usage = UsageReader(begun.content_type)
+        self._usage = usage
         self._ended: Receipt | None = None
 
     def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -126,7 +126,6 @@ class _Running:
             # It was sent: whoever sends it asks for the next one only then.
             self._digest.update(piece)
             self._size += len(piece)
-            self._usage.add(piece)
         self._end(complete=True)
 
     def trailers(self) -> Headers:
@@ -142,7 +141,7 @@ class _Running:
             self._answer.close()
 
     def _end(self, *, complete: bool) -> None:
-        counted = self._usage.usage()
+        counted = self._usage()
         self._ended = replace(
             self._begun,
             response=Body(self._digest.digest(), self._size),

@@ -163,10 +163,10 @@ class Routes:
             if subject:
                 self._ledger.begin(subject)
             shown = _shown(engine, asked, body)
-            answer = self._counted(subject, self._of_engine(engine, asked, shown, turn))
-            if asked.method != "POST":
-                return answer
-            return self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+            answer = self._of_engine(engine, asked, shown, turn)
+            if asked.method == "POST":
+                answer = self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+            return self._counted(subject, answer)
 
     def _receipt(self, asked: Asked) -> Answer:
         """A receipt by its id, also of an answer that ended because the engine did."""

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from privml.agent.answers import Answer, Denied
+from privml.agent.answers import Answer, Denied, reading_usage
 from privml.agent.callers import boot_seconds
 from privml.channel.usage import MAX_LINES, Line
-from privml.engines.usage import UsageReader
 
 KEPT = 16 * 1024
 """Lines that are kept for the operator; older ones are dropped, and the gap in their numbers shows it."""
@@ -51,20 +50,17 @@ class Ledger:
 
     def counting(self, answer: Answer, subject: str) -> Answer:
         """``answer``, whose usage is counted when it is closed."""
-        kind = next((value.decode("latin-1") for name, value in answer.headers if name == b"content-type"), "")
-        reader = UsageReader(kind)
+        answer, usage = reading_usage(answer)
         ended = False
 
         def pieces(given: Iterable[bytes]) -> Iterator[bytes]:
             nonlocal ended
-            for piece in given:
-                reader.add(piece)
-                yield piece
+            yield from given
             ended = True
 
         def close() -> None:
             try:
-                self._end(subject, reader.usage() if ended else None)
+                self._end(subject, usage() if ended else None)
             finally:
                 answer.close()
 
