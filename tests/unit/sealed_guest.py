@@ -74,6 +74,7 @@ class SealedGuest:
         assert media_type in (CHUNKED.request_type, WRAPPED.request_type)
         opener.feed(body)
         opened = opener.end()
+        opened.remember()
         return bhttp.decode_request(opened.plain), opened
 
 

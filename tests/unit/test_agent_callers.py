@@ -7,10 +7,12 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from agent_guest import Guest, a_config, guest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.sealed import request, seal
 
 from privml.agent import identity
 from privml.agent.answers import Asked, Denied
@@ -19,6 +21,8 @@ from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import canonical
 from privml.channel import token
+from privml.channel.keyconfig import decode_list
+from privml.channel.ohttp import GATEWAY
 from privml.channel.token import USAGE, Clock, Token, read_clock, read_token
 from privml.evidence.sections import RECEIPT_KEY, Keys
 
@@ -193,6 +197,17 @@ def test_an_issuer_reads_the_clock_and_its_token_is_taken(tokens: Guest) -> None
     assert tokens.request("POST", CHAT, BODY, {"authorization": f"Bearer {text}"})[0] == 200
     (seen,) = tokens.engine.requests[before:]
     assert "authorization" not in seen[1]
+
+
+def test_a_sealed_request_is_remembered_once_its_token_was_taken(tokens: Guest) -> None:
+    digest = hashlib.sha256(identity.section(tokens.layout)).digest()
+    configs = decode_list(tokens.request("GET", GATEWAY)[2])
+    text = Token(digest, "team-7", boot_seconds() + 600).sign(ISSUER.sign)
+    for value, expected in (("Bearer sk-123", [200, 200]), (f"Bearer {text}", [200, 400])):
+        sealed = seal(configs, replace(request("POST", CHAT, BODY), fields=(("authorization", value),)))
+        answers = [tokens.request("POST", GATEWAY, sealed.body, sealed.headers) for _ in range(2)]
+        assert [status for status, _, _ in answers] == expected
+    assert json.loads(answers[1][2])["error"]["code"] == "replay"
 
 
 def test_attestation_health_and_stages_need_no_token(tokens: Guest) -> None:

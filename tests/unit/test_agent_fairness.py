@@ -21,6 +21,7 @@ from burst import burst
 
 from privml.agent import admission, conversation, identity, server
 from privml.agent.admission import Admission, PerAddress, Slot, group
+from privml.agent.answers import Answer
 from privml.agent.layout import Layout
 from privml.agent.metrics import CLASSES, REQUESTS, Metrics, class_of
 from privml.agent.pace import Pace
@@ -64,7 +65,7 @@ def test_a_full_room_ends_what_waits_longest_and_never_a_request() -> None:
     second.idle()
     fourth = a_slot(room, "192.0.2.9", lambda: cut.append(9))
     assert cut == [2]
-    third.busy()  # too late: it has lost its place
+    assert not third.busy()  # too late: it has lost its place
     a_slot(room, "192.0.2.9", lambda: cut.append(10))
     assert cut == [2, 1]
     clock.now += admission.YOUNG
@@ -74,6 +75,31 @@ def test_a_full_room_ends_what_waits_longest_and_never_a_request() -> None:
     first.leave()
     a_slot(room, "192.0.2.9", cut.clear)
     assert cut == [2, 1, 9]
+
+
+def test_a_request_without_a_share_loses_its_place_after_those_that_have_none() -> None:
+    cut: list[int] = []
+    room = Admission(1, 0, reserve=-14)  # 3 connections
+    kept, asking, idle = (a_slot(room, f"192.0.2.{n}", lambda n=n: cut.append(n)) for n in range(3))
+    asking.asking()
+    idle.idle()
+    assert kept.busy()
+    for expected in ([2], [2, 1]):
+        newest = a_slot(room, "192.0.2.9", lambda: cut.append(9))
+        assert newest.busy() and cut == expected
+    assert room.admit("192.0.2.9", cut.clear) == "full"
+    kept.asking()  # its share is over
+    a_slot(room, "192.0.2.9", cut.clear)
+    assert cut == [2, 1, 0]
+
+
+def test_a_connection_that_is_cut_at_the_end_begins_no_request() -> None:
+    room = Admission(1, 0)
+    begun: list[bool] = []
+    slot = a_slot(room, "192.0.2.1", lambda: begun.append(slot.busy()))
+    slot.idle()
+    assert room.settle(0.0)
+    assert begun == [False] and not slot.busy()
 
 
 def test_an_address_has_only_so_many_handshakes_and_gets_them_back() -> None:
@@ -302,6 +328,34 @@ def test_a_body_that_trickles_takes_no_turn_and_is_cut(start: Start, monkeypatch
         assert len(engine.requests) == 1
 
 
+def test_a_body_in_very_many_pieces_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "MAX_PIECES", len(BODY))
+    running = start()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
+    with an_engine(running) as engine:
+        for more, expected in ((b"", b"HTTP/1.1 200"), (b"1\r\n \r\n", b"too-many-pieces")):
+            with running.tls() as tls:
+                tls.sendall(
+                    head(CHAT, 0).replace(b"content-length: 0", b"transfer-encoding: chunked\r\nconnection: close")
+                )
+                tls.sendall(chunks + more + b"0\r\n\r\n")
+                assert expected in b"".join(iter(lambda: tls.recv(65536), b""))
+        assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "has_one"), [(200, True), (204, False), (304, False)])
+def test_an_answer_without_a_body_has_no_trailers(start: Start, status: int, has_one: bool) -> None:
+    running = start()
+    name = b"privml-receipt"
+    answer = Answer(status, [(name + b"-id", b"1")], (), lambda: [(name, b"eyJ9")], announced=(name,))
+    running.server._routes.answer = lambda _: answer  # type: ignore[method-assign]
+    with running.tls() as tls:
+        tls.sendall(SMALL.replace(b"host", b"te: trailers\r\nconnection: close\r\nhost"))
+        got = b"".join(iter(lambda: tls.recv(65536), b""))
+    assert got.startswith(b"HTTP/1.1 %d" % status) and got.endswith(b"\r\n\r\n")
+    assert (b"eyJ9" in got, b"\r\ntrailer:" in got.lower()) == (has_one, has_one)
+
+
 def test_an_answer_that_is_not_read_frees_its_turn(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "ANSWER_GRACE", 1.0)
     running = start(max_concurrency=1)
@@ -379,6 +433,39 @@ def test_idle_connections_make_room_for_new_ones(start: Start, monkeypatch: pyte
         assert seconds_to_end(idle[0]) < SOON
         idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         assert idle[-1].recv(1000)
+
+
+SMALL = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+HELD = {
+    "a body in chunks that trickles": b"GET /healthz HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+    "answers that are not read": SMALL * 500,
+}
+
+
+@pytest.mark.parametrize("sent", HELD.values(), ids=HELD)
+def test_requests_without_a_share_cannot_hold_the_room(
+    start: Start, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(admission.Admission.__init__, "__kwdefaults__", {"reserve": -11, "clock": time.monotonic})
+    running = start(max_concurrency=1)  # room for 6
+    with contextlib.ExitStack() as held:
+        for _ in range(6):
+            raw = held.enter_context(running.plain("127.0.0.9"))
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            tls = held.enter_context(context.wrap_socket(raw))
+            tls.settimeout(0.2)
+            with contextlib.suppress(TimeoutError, ssl.SSLError):
+                for _ in range(40):  # until nothing more is taken
+                    tls.sendall(sent)
+                    if b"chunked" in sent:
+                        break
+        slots, end = running.server._admission._slots, time.monotonic() + SOON
+        while slots["handshake"] or slots["idle"]:
+            assert time.monotonic() < end
+        for _ in range(6):
+            assert running.ask("GET", "/readyz", source="127.0.0.8")[0] == 200
 
 
 # Counts.

@@ -74,6 +74,8 @@ class Bench:
         self.turns -= 1
 
     def _answer(self, asked: Asked, turn: contextlib.ExitStack) -> Answer:
+        if asked.path.startswith(("/v1/", "/x/")):
+            asked.once()
         body = asked.read(CONTENT)
         self.asked.append((asked.method, asked.target, body, asked.channel))
         self.encapsulated.append(asked.enc_sha256)
@@ -133,7 +135,7 @@ def test_the_record_is_signed_by_the_attested_key_and_names_the_keys_section(ben
     assert attested is not None
     answer = bench.gateway.answer(Asked("GET", RECORD, [], lambda _: b""))
     found = verify(b"".join(answer.pieces), channel_key=attested, keys_sha256=hashlib.sha256(section).digest())
-    assert (found.seq, found.configs) == (1, bench.configs)
+    assert (found.seq, found.configs) == (1000, bench.configs)
     assert [one.kem for one in found.configs] == [X_WING, X25519]
     listed = bench.gateway.answer(Asked("GET", GATEWAY, [], lambda _: b""))
     assert dict(listed.headers)[b"content-type"] == b"application/ohttp-keys"
@@ -315,18 +317,49 @@ def test_another_media_type_is_refused_before_anything_is_read(bench: Bench, med
 
 
 def test_a_repetition_is_refused_and_a_full_set_is_not_emptied(bench: Bench) -> None:
-    first = seal(bench.configs, request("GET", "/healthz"))
+    models = request("GET", "/v1/models")
+    first = seal(bench.configs, models)
     bench.ask(first)
     assert denied(lambda: bench.post(first.body)) == (400, "replay")
     for _ in range(7):  # a set of 16 places takes 8 requests
-        bench.ask(seal(bench.configs, request("GET", "/healthz")))
-    last = seal(bench.configs, request("GET", "/healthz"))
+        bench.ask(seal(bench.configs, models))
+    last = seal(bench.configs, models)
     assert denied(lambda: bench.post(last.body)) == (503, "channel-full")
     assert denied(lambda: bench.post(first.body)) == (400, "replay")
     assert (len(bench.asked), bench.turns) == (8, 0)
     bench.now += ROTATE_SECONDS
-    bench.ask(seal(bench.configs, request("GET", "/healthz")))
+    bench.ask(seal(bench.configs, models))
     assert denied(lambda: bench.post(last.body)) == (503, "channel-full")  # its key still has its own set
+
+
+def test_what_is_not_admitted_is_not_remembered(bench: Bench) -> None:
+    refused = request("GET", "/boot-stages"), request("GET", "/healthz", scheme="http"), b"no request"
+    for plain in (request("GET", "/healthz"), request("GET", "/readyz"), *refused):
+        sealed = seal(bench.configs, plain)
+        for _ in range(2):
+            assert bench.post(sealed.body).status == 200
+    assert not any(len(key.opened) for key in bench.keys.alive())
+
+
+@pytest.mark.parametrize("way", [seal, wrap])
+def test_of_copies_at_the_same_time_one_is_answered(bench: Bench, way: object) -> None:
+    sealed = way(bench.configs, request("POST", "/v1/completions", PROMPT))  # type: ignore[operator]
+    together = threading.Barrier(8)
+    found: list[str] = []
+
+    def send() -> None:
+        together.wait()
+        try:
+            found.append(str(bench.post(sealed.body, sealed.form.request_type).status))
+        except Denied as denied:
+            found.append(denied.code)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["200", *["replay"] * 7] and len(bench.asked) == 1
 
 
 @pytest.mark.parametrize("kem", [X_WING, X25519], ids=lambda one: one.name)
@@ -389,7 +422,7 @@ def test_a_replaced_key_opens_for_the_grace_and_then_never(bench: Bench, layout:
     attested = Keys.decode(section).find(*CHANNEL_KEY)
     assert attested is not None
     digest = hashlib.sha256(section).digest()
-    assert verify(bench.keys.record(), channel_key=attested, keys_sha256=digest).seq == 2
+    assert verify(bench.keys.record(), channel_key=attested, keys_sha256=digest).seq == 1000 + ROTATE_SECONDS
 
 
 def test_keys_are_dropped_while_nobody_asks(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,11 @@ def test_systemd_restarts_the_attestor_a_few_times_and_neither_boot_nor_engine()
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
 
+def test_memory_that_runs_out_costs_the_server_before_engine_boot_and_attestor() -> None:
+    given = {name: int(service_of(name).get("OOMScoreAdjust", ["0"])[0]) for name in SERVICES}
+    assert given["server"] > given["engine"] > max(given["boot"], given["attestor"])
+
+
 def test_a_guest_without_an_engine_has_no_engine_user() -> None:
     """A unit whose user or group does not exist does not start."""
     common = [path for path in COMMON.rglob("*") if path.is_file()]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +26,7 @@ from privml.engines.requests import (
     NOT_JSON,
     REPEATED_KEY,
     TOO_LARGE,
+    TOO_MANY,
     UNKNOWN_FIELD,
     Array,
     Boolean,
@@ -300,7 +304,8 @@ def test_a_field_that_is_too_large_is_413(path: str, field: str, item: Any) -> N
 def test_a_body_that_is_too_large_is_not_read() -> None:
     error = refusal(b"[" * (BODY_SIZE + 1))
     assert (error.status, error.message) == (413, f"body of {BODY_SIZE + 1} bytes, expected at most {BODY_SIZE}")
-    assert refusal(b"[" * BODY_SIZE).message == "the body is not JSON"
+    assert refusal(b"[" * BODY_SIZE).code == TOO_MANY
+    assert refusal(b"[" * 20_000).message == "the body is not JSON"
 
 
 def test_the_values_of_a_schema_are_counted() -> None:
@@ -346,7 +351,7 @@ def test_schemas_that_crash_the_engine_are_refused(schema: dict[str, Any]) -> No
     for body in (schema_request(schema), schema_request({"items": schema}), {"messages": [], "tools": [tool]}):
         error = refusal(body, CHAT)
         assert error.status in (400, 413)
-        assert "`response_format" in error.message or "`tools" in error.message
+        assert error.code == TOO_MANY or "`response_format" in error.message or "`tools" in error.message
 
 
 def test_nesting_that_could_crash_the_engine_is_refused() -> None:
@@ -612,6 +617,8 @@ def test_any_json_is_within_the_record_or_refused_with_a_code(engine: str, path:
         (b'{"prompt":"x","stop":5}', 400, FIELD_TYPE),
         (b'{"prompt":"x","stop":[%s]}' % b",".join([b'"a"'] * 17), 400, FIELD_VALUE),
         (b'{"prompt":"%s"}' % (b"x" * (PROMPT_SIZE + 1)), 413, TOO_LARGE),
+        (b'{"prompt":"x","tools":[%s]}' % b",".join([b"{}"] * 20_000), 400, TOO_MANY),
+        (b"[" * 20_001, 400, TOO_MANY),
         (b'{"prompt":"x","prompt":"y"}', 400, REPEATED_KEY),
         (b'{"prompt":', 400, NOT_JSON),
     ],
@@ -621,6 +628,39 @@ def test_a_refusal_has_a_code(engine: str, body: bytes, status: int, code: str) 
     with pytest.raises(UnsupportedError) as caught:
         inference.engine_body(ENGINES[engine].requests, "POST", PATH, "", body)
     assert (caught.value.status, caught.value.code) == (status, code)
+
+
+def test_brackets_of_a_prompt_are_no_values_and_are_skipped_in_linear_time() -> None:
+    prompt = '\\"[{' * 200_000
+    assert shown({"prompt": prompt})["prompt"] == prompt
+    unended = b'{"prompt":"' + b'\\"[' * 600_000
+    assert refusal(unended).code == NOT_JSON
+
+
+def test_one_body_is_parsed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty-four of the largest bodies took 2 GB together."""
+    now, most = [0], [0]
+
+    def check(*_: object) -> None:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.005)
+        now[0] -= 1
+
+    monkeypatch.setattr(inference, "check", check)
+    threads = [threading.Thread(target=shown, args=({"prompt": "Hello"},)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_a_refusal_does_not_keep_what_was_parsed() -> None:
+    for body in (b'{"prompt":[%s]}' % (b"1," * 40_000 + b"1"), b'{"prompt":"x"'):
+        error = refusal(body)
+        frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        assert frames[-1] == "engine_body" and error.__cause__ is error.__context__ is None
 
 
 def test_a_missing_field_has_a_code() -> None:

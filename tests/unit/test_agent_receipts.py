@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privml.agent import headers
 from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.callers import boot_seconds
 from privml.agent.receipts import KEPT, Receipts, nonce_of
 from privml.base.errors import HostError, Refused
 from privml.base.strictjson import canonical
@@ -30,6 +31,9 @@ SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 KEY = SIGNER.public_key().public_bytes_raw()
 SECTION = b"the keys section"
 NONCE = "5a" * 32
+NOW = 20
+FIRST = NOW * 65536 + 1
+"""The number of the first answer of a server that started `NOW` seconds after the boot."""
 EVENTS = b'data: {"choices":[]}\n\ndata: {"usage":{"prompt_tokens":4,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
 SSE = [(b"content-type", b"text/event-stream")]
 
@@ -39,7 +43,7 @@ def digest(data: bytes) -> bytes:
 
 
 def made(config: object = None) -> Receipts:
-    return Receipts(config or replace(a_config(), sha256="cc" * 32), SIGNER, SECTION)  # type: ignore[arg-type]
+    return Receipts(config or replace(a_config(), sha256="cc" * 32), SIGNER, SECTION, lambda: NOW)  # type: ignore[arg-type]
 
 
 def asked(body: bytes = b"{}", **more: object) -> Asked:
@@ -173,8 +177,13 @@ def test_two_answers_at_once_share_neither_id_nor_digests() -> None:
     assert [next(flow, None) for flow in flows] == [None, None]
     found = [of(receipts, answer) for answer in (first, second)]
     assert [one.response.sha256 for one in found] == [digest(b"".join(each)) for each in taken]
-    assert [one.seq for one in found] == [1, 2]
+    assert [one.seq for one in found] == [FIRST, FIRST + 1]
     assert found[0].id != found[1].id
+
+
+def test_the_clock_of_the_numbers_is_that_of_the_boot() -> None:
+    before = boot_seconds() * 65536
+    assert before < Receipts(replace(a_config(), sha256="cc" * 32), SIGNER, SECTION)._count + 1 < before + 10 * 65536
 
 
 def test_numbers_and_ids_are_given_once_by_many_threads() -> None:
@@ -192,7 +201,7 @@ def test_numbers_and_ids_are_given_once_by_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(one.seq for one in found) == list(range(1, 101))
+    assert sorted(one.seq for one in found) == list(range(FIRST, FIRST + 100))
     assert len({one.id for one in found}) == 100
 
 
@@ -215,7 +224,9 @@ SAMPLE = Receipt(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [[b""], [b"5a"], [b"5A" * 32], [b"5a" * 33], [b"5a" * 32] * 2, [b"\xe9" * 64]])
+@pytest.mark.parametrize(
+    "values", [[b""], [b"5a"], [b"5A" * 32], [b"5a" * 33], [b"5a" * 32] * 2, [b"5a" * 16] * 2, [b"\xe9" * 64]]
+)
 def test_a_malformed_nonce_is_refused(values: list[bytes]) -> None:
     request = Asked("POST", "/", [(b"privml-nonce", value) for value in values], lambda _: b"")
     with pytest.raises(Denied, match="expected 64 lower-case hex digits, once") as caught:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from agent_guest import a_config
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_agent_fairness import Start, an_engine, start  # noqa: F401 - a fixture
 
 from privml.agent import usage as ledgers
-from privml.agent.answers import Answer, Denied
+from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.receipts import Receipts
 from privml.agent.usage import Ledger
 from privml.base.errors import EvidenceError, Refused
 from privml.channel.token import USAGE, Token
 from privml.channel.usage import MAX_LINES, Line, Usage, read_usage
+from privml.engines import usage as engine_usage
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
 ISSUER = Ed25519PrivateKey.from_private_bytes(b"i" * 32)
 KEYS = b"k" * 32
+FIRST = 90 * 2048
+"""The number of the first line of a ledger that started at `Clock`'s first second."""
 JSON = [(b"content-type", b"application/json")]
 COUNTED = b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12}}'
 LINES = (Line(3, 1, "a", 2, 1, 10, 20), Line(4, 1, "b", 1), Line(5, 2, "a", 0, 0, 7, 7))
@@ -57,14 +64,29 @@ def test_a_minute_is_shown_when_it_is_over() -> None:
     answered(ledger, "a", COUNTED)
     answered(ledger, "a", b'{"choices":[]}')
     answered(ledger, "a", COUNTED[:30], COUNTED[30:], read=1)
-    assert ledger.lines(0) == (0, 0, ())
+    assert ledger.lines(0) == (FIRST, FIRST, ())
     clock.now += 60
-    lines = Line(0, 1, "a", 3, 2, 5, 7), Line(1, 1, "b", 1, 0, 5, 7)
-    assert ledger.lines(0) == (0, 2, lines)
-    assert ledger.lines(1) == (0, 2, lines[1:])
-    assert ledger.lines(2) == ledger.lines(99) == (0, 2, ())
+    lines = Line(FIRST, 1, "a", 3, 2, 5, 7), Line(FIRST + 1, 1, "b", 1, 0, 5, 7)
+    assert ledger.lines(0) == ledger.lines(FIRST) == (FIRST, FIRST + 2, lines)
+    assert ledger.lines(FIRST + 1) == (FIRST, FIRST + 2, lines[1:])
+    assert ledger.lines(FIRST + 2) == ledger.lines(FIRST + 99) == (FIRST, FIRST + 2, ())
     clock.now += 600
-    assert ledger.lines(0) == (0, 2, lines)
+    assert ledger.lines(0) == (FIRST, FIRST + 2, lines)
+
+
+def test_numbers_of_lines_grow_also_over_a_restart_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    last = 0
+    for _ in range(3):
+        ledger = Ledger(clock)
+        for number in range(ledgers.SUBJECTS):
+            ledger.begin(f"s{number}")
+        clock.now = (clock.now // 60 + 1) * 60
+        first, following, _ = ledger.lines(0)
+        assert first > last
+        last = first + ledgers.SUBJECTS
+        assert ledger.lines(following)[1] == last
+        clock.now += 1
 
 
 def test_a_stream_that_was_cut_is_unreported() -> None:
@@ -77,7 +99,24 @@ def test_a_stream_that_was_cut_is_unreported() -> None:
     next(given)
     answer.close()
     clock.now += 60
-    assert ledger.lines(0)[2] == (Line(0, 1, "a", 1, 1),)
+    assert ledger.lines(0)[2] == (Line(FIRST, 1, "a", 1, 1),)
+
+
+def test_receipt_and_ledger_read_the_usage_of_an_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(engine_usage, "_usage", lambda text: read.append(text) or (5, 7))
+    clock = Clock()
+    ledger = Ledger(clock)
+    receipts = Receipts(replace(a_config(), sha256="cc" * 32), KEY, b"the keys section")
+    asked = Asked("POST", "/v1/completions", [], lambda _: b"{}")
+    made = receipts.of(Answer(200, JSON, (COUNTED,)), asked, nonce=None, received=b"{}", forwarded=b"{}")
+    ledger.begin("a")
+    answer = ledger.counting(made, "a")
+    with contextlib.closing(answer):
+        assert b"".join(answer.pieces) == COUNTED and answer.trailers()
+    clock.now += 60
+    assert ledger.lines(0)[2] == (Line(FIRST, 1, "a", 1, 0, 5, 7),)
+    assert read == [COUNTED]
 
 
 def test_an_answer_counts_in_the_minute_in_which_it_ends() -> None:
@@ -89,7 +128,7 @@ def test_an_answer_counts_in_the_minute_in_which_it_ends() -> None:
     assert b"".join(answer.pieces) == COUNTED
     answer.close()
     clock.now += 60
-    assert ledger.lines(0)[2] == (Line(0, 1, "a", 1), Line(1, 2, "a", 0, 0, 5, 7))
+    assert ledger.lines(0)[2] == (Line(FIRST, 1, "a", 1), Line(FIRST + 1, 2, "a", 0, 0, 5, 7))
 
 
 def test_the_ledger_is_bounded_and_its_gap_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +145,7 @@ def test_the_ledger_is_bounded_and_its_gap_shows(monkeypatch: pytest.MonkeyPatch
         ledger.begin("a")
         clock.now += 60
         first, following, lines = ledger.lines(0)
-        assert (following, first) == (3 * minute + 3, max(0, 3 * minute - 1))
+        assert (following - FIRST, first - FIRST) == (3 * minute + 3, max(0, 3 * minute - 1))
         assert [line.seq for line in lines] == list(range(first, following))
 
 
@@ -118,11 +157,11 @@ def test_a_record_has_so_many_lines() -> None:
             ledger.begin(f"s{number}")
         clock.now += 60
     first, following, lines = ledger.lines(0)
-    assert (first, following, len(lines)) == (0, MAX_LINES, MAX_LINES)
+    assert (first, following, len(lines)) == (FIRST, FIRST + MAX_LINES, MAX_LINES)
     data = Usage(KEYS, 1, first, following, lines).sign(KEY.sign)
     assert read_usage(data, receipt_key=PUBLIC, keys_sha256=KEYS).lines == lines
     _, last, more = ledger.lines(following)
-    assert (more[0].seq, last) == (following, 2 * MAX_LINES)
+    assert (more[0].seq, last) == (following, FIRST + 2 * MAX_LINES)
 
 
 # The record.
@@ -193,7 +232,7 @@ def test_usage_is_for_the_issuer_only(counted) -> None:  # type: ignore[no-untyp
     status, data = ask("GET", "/v1/usage?since=0", reading)
     key = running.server._routes._callers._key.public_key().public_bytes_raw()
     found = read_usage(data, receipt_key=key, keys_sha256=section)
-    assert status == 200 and found.lines == (Line(0, 1, "team-7", 1, 1),)
+    assert status == 200 and found.lines == (Line(FIRST, 1, "team-7", 1, 1),)
     assert ask("GET", "/v1/usage", reading)[0] == 200
     for query in ("?since=", "?since=-1", "?since=1&since=2", "?x=1", "?since=1" + "0" * 20):
         assert ask("GET", f"/v1/usage{query}", reading)[0] == 400

@@ -205,7 +205,7 @@ def test_keys_are_replaced_and_dropped_by_time_only() -> None:
     assert keys.next_change == 1000 + ROTATE_SECONDS
     assert not keys.advance(1000 + ROTATE_SECONDS - 1)
     assert keys.advance(1000 + ROTATE_SECONDS)
-    assert keys.serial == 2
+    assert keys.serial == 1000 + ROTATE_SECONDS
     assert keys.next_change == 1000 + ROTATE_SECONDS + GRACE_SECONDS
     assert not {one.public for one in first} & {one.public for one in keys.configs}
     assert len(keys.alive) == 4
@@ -215,6 +215,17 @@ def test_keys_are_replaced_and_dropped_by_time_only() -> None:
     assert not keys.advance(1000 + ROTATE_SECONDS + GRACE_SECONDS)
     assert all(keys.find(one.key_id) is None for one in first)
     assert len(keys.alive) == 2
+
+
+def test_numbers_of_generations_grow_also_over_a_restart_of_the_server() -> None:
+    keys = ring(rotate=1, grace=0)
+    numbers = [keys.serial]
+    for now in (1001, 1001.9, 1002, 1003):
+        keys.advance(now)
+        numbers.append(keys.serial)
+    again = KeyRing([X25519], now=1004.5, places=2)  # it is started again after a second
+    assert numbers == [1000, 1001, 1001, 1002, 1003] and again.serial > numbers[-1]
+    assert KeyRing([X25519], now=0.2, places=2).serial == 1
 
 
 def test_at_most_two_generations_are_alive_at_any_time_and_no_identifier_is_there_twice() -> None:

@@ -46,7 +46,9 @@ def opened(
     opener = RequestOpener(only(key), form, limits)
     for at in range(0, len(sealed), step):
         opener.feed(sealed[at : at + step])
-    return opener.end()
+    found = opener.end()
+    found.remember()
+    return found
 
 
 def made(kem: Kem = X25519, places: int = 16) -> GatewayKey:

@@ -39,7 +39,9 @@ def opened(ring: KeyRing, sealed: bytes, step: int = 10**6) -> OpenedRequest:
     opener = WrappedRequestOpener(lambda: ring.alive)
     for at in range(0, len(sealed), step):
         opener.feed(sealed[at : at + step])
-    return opener.end()
+    found = opener.end()
+    found.remember()
+    return found
 
 
 def sealed_for(rings: list[KeyRing], plain: bytes = b"prompt") -> tuple[WrappedRequest, bytes]:

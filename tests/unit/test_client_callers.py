@@ -123,6 +123,8 @@ def test_a_page_of_an_allowed_origin_may_ask_and_read(guest: Guest) -> None:
         assert (status, body) == (200, {"echo": SECRET})
         assert (head["access-control-allow-origin"], head["vary"]) == (PAGE, "Origin")
         assert head["access-control-allow-credentials"] is None
+        readable = head["access-control-expose-headers"].split(", ")
+        assert readable == ["x-request-id", "retry-after", "x-privml-receipt"]
         status, head, _ = ask(port, ("Content-Type", "text/plain"), ("Origin", PAGE))
         assert (status, head["access-control-allow-origin"]) == (415, PAGE), "the page can read why"
 

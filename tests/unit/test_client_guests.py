@@ -31,9 +31,13 @@ POST = Asked("POST", "/v1/chat/completions", (), b"{}")
 A, B = "https://a:1", "https://b:1"
 
 
-async def no_pieces() -> AsyncIterator[bytes]:
-    return
-    yield b""
+BUSY = b'{"error":{"code":"busy","message":"at once","type":"privml"}}\n'
+"""The refusal of an agent."""
+
+
+async def pieces_of(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), 20):
+        yield body[at : at + 20]
 
 
 class Road:
@@ -45,6 +49,7 @@ class Road:
         self.settlements: list[Decision] = []
         self.closed = 0
         self.headers: Headers = ()
+        self.refusal = BUSY
 
     async def send(self, asked: Asked, judged: Judged) -> Answer:
         assert asked is POST
@@ -52,7 +57,9 @@ class Road:
         result = self.results.pop(0) if self.results else 200
         if isinstance(result, PrivmlError):
             raise result
-        return Answer(judged, result, self.headers, no_pieces(), close=self._close)
+        body = self.refusal if result in (429, 503) else b""
+        headers = (*self.headers, (b"content-length", str(len(body)).encode())) if body else self.headers
+        return Answer(judged, result, headers, pieces_of(body), close=self._close)
 
     def _close(self) -> None:
         self.closed += 1
@@ -230,6 +237,35 @@ def test_a_guest_that_is_busy_or_not_ready_is_passed_over(world: World, status: 
         assert (len(a.judged), len(b.judged), a.closed) == (1, 1, 1)
         b.results = [status]
         assert await sent(guests) == status, "the last one's answer is passed on"
+
+    run(work())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"[1]",
+        b"busy",
+        b'{"error":{"code":"busy","type":"server_error"}}',
+        b'{"error":{"code":"","type":"privml"}}',
+        b'{"error":"privml"}',
+        b" " * (256 * 1024) + BUSY,
+    ],
+    ids=lambda body: str(body[:40]),
+)
+def test_what_an_engine_or_a_service_refuses_goes_to_no_other_guest(world: World, status: int, body: bytes) -> None:
+    """It may have done something before it answered."""
+    guests, (a, b) = world.guests()
+    open_all(guests)
+    a.results, a.refusal = [status], body
+
+    async def work() -> None:
+        answer = await guests.send(POST)
+        assert (answer.status, b"".join([piece async for piece in answer.pieces])) == (status, body)
+        answer.close()
+        assert (len(a.judged), b.judged, a.closed) == (1, [], 1)
 
     run(work())
 

@@ -14,7 +14,10 @@ from pathlib import Path
 import attestation_samples as samples
 import guest_fake
 import pytest
+import terminator_fake
 from guest_fake import Guest
+from sealed_guest import SealedGuest
+from terminator_fake import Front
 from test_cli_main import image, place  # noqa: F401 - fixtures
 from test_readers_files import LOG, QUOTE, REPORT
 
@@ -113,6 +116,36 @@ def test_a_guest_that_is_no_longer_accepted_gets_no_more_prompts(guest: Guest) -
         with pytest.raises(openai.PermissionDeniedError, match="rtmr2"):
             client.chat.completions.create(model="m", messages=[{"role": "user", "content": "secret"}])
     assert guest.requests == []
+
+
+def test_guests_behind_somebody_elses_tls_server(guest: Guest, tmp_path: Path) -> None:
+    with terminator_fake.running(Front(tmp_path, SealedGuest(), SealedGuest())) as front:
+        front.pieces = lambda _: [json.dumps(COMPLETION).encode()]
+        front.fields = lambda _: (("content-type", "application/json"),)
+        given = {"expect": "out/demo-cpu", "via": front.url, "via_ca": front.authority}
+        with privml.openai_client(**given, allow_simulated="root.pem") as client:
+            for _ in range(3):
+                answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+                assert answer.choices[0].message.content == "Paris."
+        assert len(front.opened) == 3 and not any(b"hello" in body for _, _, body in front.seen)
+        with pytest.raises(Refused, match="simulated"):
+            privml.openai_client(**given)
+    assert guest.requests == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"expect": "out/demo-cpu"},
+        {"url": "https://h:1", "expect": "out/demo-cpu", "via": "https://api.example"},
+        {"url": "https://h:1", "expect": "out/demo-cpu", "via_ca": "ca.pem"},
+        {"url": "https://h:1"},
+        {"expect": "out/demo-cpu", "via": "http://api.example"},
+    ],
+)
+def test_an_address_or_via_is_expected(guest: Guest, given: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"expected|goes with"):
+        privml.openai_client(**given)
 
 
 def test_several_guests_of_which_one_is_accepted(guest: Guest) -> None:

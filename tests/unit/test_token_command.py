@@ -132,10 +132,13 @@ def test_usage_is_printed_with_the_number_to_ask_for_next(
     assert (done.code, done.stdout) == (10, "") and done.stderr.startswith("next: --since ")
     found = json.loads(Outcome(capsys, *words, "--json").stdout)
     assert found["lines"] == [] and found["boot_seconds"] > 0
+    following = found["next"]
+    assert found["first"] == following > 2048
     done = Outcome(capsys, *words, "--since", "5")
-    assert (
-        done.code == 8 and "usage ends at line 0, expected 5 or more: the guest's server was started" in done.stderr
-    )
+    assert done.code == 10 and f"warning: nothing from line 5 to line {following - 1}: lines are not" in done.stderr
+    done = Outcome(capsys, *words, "--since", str(following + 5))
+    said = f"usage ends at line {following}, expected {following + 5} or more: the guest's server was started"
+    assert done.code == 8 and said in done.stderr
     (desk / "issuer.pem").write_bytes(pem(Ed25519PrivateKey.from_private_bytes(b"o" * 32)))
     done = Outcome(capsys, *words)
     assert done.code == 2 and "takes no token of this key" in done.stderr

@@ -9,10 +9,12 @@ import pytest
 
 from privml.events import agent, types
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS
+from privml.evidence.claims import SignatureFailure
 from privml.statement.launch import FilledBy
 from privml.verify.anchor import Expected
 from privml.verify.explain import MAX_DIFFERENCES
 from privml.verify.measured import MAX_ROWS, Column, Mark, columns
+from privml.verify.policy import Policy
 
 LINE = "recipes/demo-cpu.yaml:9 kernel.package"
 
@@ -40,6 +42,20 @@ def test_a_register_with_its_value_proves_all_of_its_events_without_a_log(log: b
     assert found[RTMR2].rows[1].what == "uki.efi .cmdline"
     assert found[RTMR2].rows[1].recipe == LINE
     assert found[RTMR3].rows[0].what == "agent: config"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"signature": SignatureFailure("quote-signature", "altered", "a signature")}, {"policy": Policy()}],
+    ids=["no-signature", "no-accepted-root"],
+)
+def test_without_an_accepted_signature_nothing_is_equal(changes: dict[str, object]) -> None:
+    honest = columns(samples.judge(**changes))
+    assert {column.mark for column in honest} == {row.mark for column in honest for row in column.rows} == {Mark.OPEN}
+    assert {column.why for column in honest} == {"no accepted signature vouches for this value"}
+    other = samples.document(samples.extends(4 << 30, samples.CMDLINE + " init=/bin/sh"))
+    column = {each.register: each for each in columns(samples.judge(other, **changes))}[RTMR2]
+    assert (column.mark, marks(column)) == (Mark.DIFFERS, [Mark.OPEN, Mark.DIFFERS, Mark.OPEN])
 
 
 def test_another_command_line_is_the_one_event_that_differs() -> None:

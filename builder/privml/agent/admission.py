@@ -1,9 +1,11 @@
 """Which connections are served, so that no caller and no flood keeps the others out.
 
 There is room for a fixed number of connections. Requests to the engine and the services can occupy only a part of it
-(`routes`); the rest is a reserve for attestation, health and stages. When all room is taken, a new connection
-takes the place of one that waits for its next request, the longest first, or else of one whose handshake has taken
-a second. One address may have only so many handshakes, and so many attestation documents, in progress.
+(`routes`); the rest is a reserve for attestation, health and stages. A connection keeps its place only while its
+request holds a share: one of the requests to the engine and the services, or one of its address's attestation
+documents. When all room is taken, a new connection takes the place of one that waits for its next request, the
+longest first; else of one with a request without a share, the oldest first; else of one whose handshake has taken a
+second. One address may have only so many handshakes, and so many attestation documents, in progress.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 RESERVE = 1024
 """Connections besides those of requests to the engine and the services."""
@@ -22,7 +24,7 @@ YOUNG = 1.0
 _IPV6_NETWORK = 64
 
 Refusal = Literal["address", "full"]
-State = Literal["handshake", "idle", "busy"]
+State = Literal["handshake", "idle", "asking", "busy"]
 
 
 def shared(concurrency: int) -> int:
@@ -86,12 +88,16 @@ class Slot:
         self.since = since
 
     def idle(self) -> None:
-        """The connection waits for its next request: it may lose its place."""
+        """The connection waits for its next request: it may lose its place, and a server that ends cuts it."""
         self._room.change(self, "idle")
 
-    def busy(self) -> None:
-        """The connection has a request: it keeps its place."""
-        self._room.change(self, "busy")
+    def asking(self) -> None:
+        """The connection has a request without a share: it may lose its place."""
+        self._room.change(self, "asking")
+
+    def busy(self) -> bool:
+        """The connection's request holds a share: it keeps its place. False if it has lost that already."""
+        return self._room.change(self, "busy")
 
     def leave(self) -> None:
         """The connection has ended."""
@@ -122,7 +128,7 @@ class Admission:
         self._clock = clock
         self._changed = threading.Condition()
         # In the order in which they came into their state.
-        self._slots: dict[State, dict[Slot, None]] = {"handshake": {}, "idle": {}, "busy": {}}
+        self._slots: dict[State, dict[Slot, None]] = {state: {} for state in get_args(State)}
         self.closing = False
 
     def admit(self, address: str, cut: Callable[[], None]) -> Slot | Refusal:
@@ -144,21 +150,25 @@ class Admission:
             victim.cut()
         return slot
 
-    def change(self, slot: Slot, state: State) -> None:
-        """Move ``slot`` to another state, unless it has lost its place."""
+    def change(self, slot: Slot, state: State) -> bool:
+        """Move ``slot`` to another state; False if it has lost its place."""
         with self._changed:
-            if slot in self._slots[slot.state]:
-                self._remove(slot)
-                slot.state = state
-                self._slots[state][slot] = None
+            if slot not in self._slots[slot.state]:
+                return False
+            self._remove(slot)
+            slot.state = state
+            self._slots[state][slot] = None
+            if self.closing:
                 self._changed.notify_all()
+            return True
 
     def leave(self, slot: Slot) -> None:
         """Free the place of ``slot``, if it still has one."""
         with self._changed:
             if slot in self._slots[slot.state]:
                 self._remove(slot)
-                self._changed.notify_all()
+                if self.closing:
+                    self._changed.notify_all()
 
     def settle(self, seconds: float) -> bool:
         """End the connections that wait for a request; True once none has one, False after ``seconds``.
@@ -167,11 +177,10 @@ class Admission:
         """
         with self._changed:
             self.closing = True
-            waiting = list(self._slots["idle"])
-        for slot in waiting:
-            slot.cut()
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._slots["busy"], seconds)
+            for slot in list(self._slots["idle"]):
+                self._remove(slot)  # first: a request that has just arrived must not begin
+                slot.cut()
+            return self._changed.wait_for(lambda: not (self._slots["asking"] or self._slots["busy"]), seconds)
 
     def _remove(self, slot: Slot) -> None:
         del self._slots[slot.state][slot]
@@ -179,7 +188,7 @@ class Admission:
             self._handshakes.leave(slot.address)
 
     def _loser(self) -> Slot | None:
-        for slot in self._slots["idle"]:
+        for slot in (*self._slots["idle"], *self._slots["asking"]):
             return slot
         for slot in self._slots["handshake"]:
             return slot if self._clock() - slot.since >= YOUNG else None

@@ -6,13 +6,18 @@ request that cannot be answered ends in `Denied`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from privml.agent.headers import Headers
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical
+from privml.engines.usage import UsageReader
+
+BODILESS = (204, 304)
+"""Statuses of answers that have no body, and so no trailers."""
 
 
 def _none() -> Headers:
@@ -29,6 +34,10 @@ class Asked:
 
     ``read`` returns the whole body and raises `Denied` when it has more bytes than its argument. It is called at most
     once, and only when the request may be answered: a caller that waits for that sends no byte of it before.
+    ``share`` gives a block, within which the connection keeps its place (`admission`); it raises ``OSError`` if the
+    place is lost. Whoever answers enters it for as long as the request holds a share.
+    ``once`` is called when the request was admitted, before anything is done for it; it raises if the same sealed
+    request was admitted before.
     ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
     encapsulated key. ``address`` is what limits per address apply to (`admission.group`), empty if no connection
     carries the request by itself. ``caller`` is the descriptor of the connection, whose end ends the work for it;
@@ -43,6 +52,8 @@ class Asked:
     enc_sha256: bytes | None = None
     caller: int | None = None
     address: str = ""
+    share: Callable[[], AbstractContextManager[None]] = nullcontext
+    once: Callable[[], None] = _nothing
 
     @property
     def path(self) -> str:
@@ -65,7 +76,8 @@ class Answer:
 
     ``trailers`` is called after the last piece; it gives the fields that ``announced`` names. ``close`` is called
     exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
-    `PrivmlError`: the answer is then incomplete.
+    `PrivmlError`: the answer is then incomplete. ``usage`` gives the tokens that the engine reported in what was
+    sent so far; None if nobody reads them (`reading_usage`).
     """
 
     status: int
@@ -74,6 +86,12 @@ class Answer:
     trailers: Callable[[], Headers] = _none
     close: Callable[[], None] = _nothing
     announced: tuple[bytes, ...] = ()
+    usage: Callable[[], tuple[int, int] | None] | None = None
+
+    @property
+    def content_type(self) -> str:
+        """The first content type; empty if there is none."""
+        return next((value.decode("latin-1") for name, value in self.headers if name == b"content-type"), "")
 
 
 class Denied(PrivmlError):
@@ -96,6 +114,20 @@ class Denied(PrivmlError):
         if self.retry_after is not None:
             answer.headers.append((b"retry-after", str(self.retry_after).encode()))
         return answer
+
+
+def reading_usage(answer: Answer) -> tuple[Answer, Callable[[], tuple[int, int] | None]]:
+    """``answer`` and its ``usage``, which is read only once however many ask for it."""
+    if answer.usage is not None:
+        return answer, answer.usage
+    reader = UsageReader(answer.content_type)
+
+    def pieces(given: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in given:
+            yield piece
+            reader.add(piece)  # it was sent: whoever sends it asks for the next one only then
+
+    return replace(answer, pieces=pieces(answer.pieces), usage=reader.usage), reader.usage
 
 
 def json_answer(status: int, *pieces: bytes) -> Answer:

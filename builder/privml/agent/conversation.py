@@ -1,7 +1,7 @@
 """HTTP/1.1 over one TLS connection: requests in sequence, until either side closes it or breaks the protocol.
 
 No caller can keep a connection for as long as it likes: the head of a request has a total deadline, and a body that
-is sent or an answer that is read too slowly ends the connection (`pace`). One that waits for its next request can be
+is sent or an answer that is read too slowly ends the connection (`pace`). One whose request holds no share can be
 ended at any time (`admission`).
 """
 
@@ -11,13 +11,13 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import h11
 
 from privml.agent.admission import Slot
-from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.answers import BODILESS, Answer, Asked, Denied
 from privml.agent.pace import Pace
 from privml.base.errors import PrivmlError
 
@@ -30,6 +30,8 @@ BODY_GRACE, BODY_RATE = 10.0, 8 * 1024
 """Seconds by which a body may fall behind its rate, in bytes a second."""
 ANSWER_GRACE, ANSWER_RATE = 30.0, 1024
 """The same for reading an answer. Waiting for the engine does not count."""
+MAX_PIECES = 16 * 1024
+"""Pieces in which a body may arrive: each costs time, whatever its size."""
 _COARSE = 0.5  # seconds by which the socket's own timeout may be longer than what is left
 
 
@@ -53,7 +55,7 @@ class Conversation:
                 event = self._head()
                 if not isinstance(event, h11.Request):
                     return
-                self._slot.busy()
+                self._slot.asking()
                 self._request(event)
             except h11.RemoteProtocolError as error:
                 self._deny(Denied(error.error_status_hint, "malformed", "malformed HTTP/1.1"))
@@ -70,9 +72,24 @@ class Conversation:
         sent = [(bytes(name), bytes(value)) for name, value in request.headers]
         read = partial(self._body, request)
         asked = Asked(
-            method, request.target.decode("ascii"), sent, read, address=self._slot.address, caller=self._tls.fileno()
+            method,
+            request.target.decode("ascii"),
+            sent,
+            read,
+            address=self._slot.address,
+            caller=self._tls.fileno(),
+            share=self._share,
         )
         self._write(self._answer(asked), trailers=self._takes_trailers(asked))
+
+    @contextlib.contextmanager
+    def _share(self) -> Iterator[None]:
+        if not self._slot.busy():
+            raise ConnectionAbortedError("another connection has taken the place of this one")
+        try:
+            yield
+        finally:
+            self._slot.asking()
 
     def _takes_trailers(self, asked: Asked) -> bool:
         """Whether the caller says that it reads trailers."""
@@ -87,8 +104,12 @@ class Conversation:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
         pace = Pace(BODY_GRACE, BODY_RATE)
         body = bytearray()
+        pieces = 0
         while isinstance(event := self._next(pace), h11.Data):
             body += event.data
+            pieces += 1
+            if pieces > MAX_PIECES:
+                raise Denied(400, "too-many-pieces", f"body in more than {MAX_PIECES} pieces")
             if len(body) > limit:
                 raise Denied(413, "too-large", f"body larger than {limit} bytes")
         return bytes(body)
@@ -106,7 +127,7 @@ class Conversation:
         """Write an answer as it is made, with its ``trailers`` if they are wanted."""
         with contextlib.closing(answer):
             self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
-            trailers = trailers and bool(answer.announced) and not self._head_only
+            trailers = trailers and bool(answer.announced) and not self._head_only and answer.status not in BODILESS
             fields = list(answer.headers)
             if trailers:
                 # A message with a length has no trailers.

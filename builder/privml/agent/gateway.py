@@ -2,10 +2,11 @@
 
 A sealed request takes its turn as an open one does, once its body was read. It is opened whole, answered as if it
 had come by itself, and its answer is sealed piece by piece as it is made. Whoever terminates TLS in front of this
-machine sees one path, lengths and times.
+machine sees one path, lengths and times. Only requests that are admitted (`callers`) are remembered, so nobody else
+can fill the set of those that are not answered again; other answers have no effect and may be given twice.
 
-In the clear are only answers from before a request was opened: 400 when it cannot be opened, with one body for every
-cause; 400 `replay`; 413, 415, 429 and 503. Whatever comes after that is inside, and 200 outside.
+In the clear are 400 for a request that cannot be opened, with one body for every cause; 400 `replay`; 413, 415, 429
+and 503. Every other answer is inside, and 200 outside.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-from privml.agent.answers import Answer, Asked, Denied, json_answer
+from privml.agent.answers import BODILESS, Answer, Asked, Denied, json_answer
 from privml.agent.channelkeys import ChannelKeys
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical
@@ -44,7 +45,6 @@ _STREAMED = [
     (b"x-accel-buffering", b"no"),
     (b"incremental", b"?1"),  # draft-ietf-httpbis-incremental
 ]
-_BODILESS = (204, 304)
 
 
 class Gateway:
@@ -96,15 +96,16 @@ class Gateway:
                 opened = self._opened(sealed, wrapped=wrapped)
             except CannotOpen:
                 return _unopened()
+            del sealed
+            try:
+                return self._answered(asked, opened, "wrapped" if wrapped else "ohttp", turn)
             except Replayed as replayed:
                 raise Denied(400, "replay", replayed.message) from replayed
             except SetFull as full:
                 raise Denied(503, "channel-full", full.message, FULL_RETRY) from full
-            del sealed
-            return self._answered(asked, opened, "wrapped" if wrapped else "ohttp", turn)
 
     def _opened(self, sealed: bytes, *, wrapped: bool) -> OpenedRequest:
-        """The request in ``sealed``, whole and new."""
+        """The request in ``sealed``, whole."""
         if wrapped:
             opener: RequestOpener = WrappedRequestOpener(self._keys.alive, self._limits)
         else:
@@ -120,7 +121,7 @@ class Gateway:
         channel: Literal["ohttp", "wrapped"],
         turn: contextlib.ExitStack,
     ) -> Answer:
-        """The answer to an opened request, sealed. Refusals are inside, too."""
+        """The answer to an opened request, sealed. Refusals are inside, except ``Replayed`` and ``SetFull``."""
         method = ""
         try:
             inner = self._inner(asked, opened, channel)
@@ -135,7 +136,7 @@ class Gateway:
             answer = Denied(502, "unsealable", "the answer has a status or a header that cannot be sealed").answer()
             head = _head(answer, method)
         response = opened.response()
-        silent = method == "HEAD" or answer.status in _BODILESS
+        silent = method == "HEAD" or answer.status in BODILESS
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
         return Answer(200, headers, _pieces(response, head, answer, silent=silent), close=answer.close)
 
@@ -154,7 +155,7 @@ class Gateway:
         digest = hashlib.sha256(opened.context.encapsulated).digest()
         return replace(
             asked, method=request.line.method, target=request.line.path, headers=headers, read=_reader(request),
-            channel=channel, enc_sha256=digest,
+            channel=channel, enc_sha256=digest, once=opened.remember,
         )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def _sealable(headers: list[tuple[bytes, bytes]]) -> fields.Fields:
 def _head(answer: Answer, method: str) -> bytes:
     """The beginning of the response inside; ``EvidenceError`` or ``UnicodeDecodeError`` if it cannot be."""
     found = _sealable(answer.headers)
-    if method == "HEAD" or answer.status in _BODILESS:
+    if method == "HEAD" or answer.status in BODILESS:
         # It would be the length of a content that is not there, which readers of Binary HTTP refuse.
         found = tuple((name, value) for name, value in found if name != "content-length")
     return bhttp.response_head(answer.status, found)

@@ -6,21 +6,22 @@ and of the answer as it is sent. No digest is taken from a header, and nothing i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from privml.agent.answers import Answer, Asked, Denied
+from privml.agent.answers import Answer, Asked, Denied, reading_usage
+from privml.agent.callers import boot_seconds
 from privml.agent.headers import Headers
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, unhex
 from privml.channel import receipt
 from privml.channel.receipt import Body, Origin, Receipt, Usage
-from privml.engines.usage import UsageReader
 from privml.events.configuration import Config
 
 if TYPE_CHECKING:
@@ -28,20 +29,25 @@ if TYPE_CHECKING:
 
 KEPT = 1024
 """How many receipts are kept for callers that ask for one by its id. Older ones are dropped."""
+_NUMBERS = 1 << 16
+"""Numbers of answers a second: far more than there are answers, so that no number is given twice in a boot."""
 
 
 class Receipts:
-    """The receipts of one boot. Thread-safe.
+    """The receipts since the server's start. Thread-safe.
 
-    ``section`` is the encoded keys section with the public part of ``key``.
+    ``section`` is the encoded keys section with the public part of ``key``. Answers are numbered from where an
+    earlier server process of this boot ended, after a gap.
     """
 
-    def __init__(self, config: Config, key: Ed25519PrivateKey, section: bytes) -> None:
+    def __init__(
+        self, config: Config, key: Ed25519PrivateKey, section: bytes, clock: Callable[[], int] = boot_seconds
+    ) -> None:
         self._origin = None if config.engine is None else _origin(config, section)
         self._key = key
         self._public = key.public_key().public_bytes_raw()
         self._lock = threading.Lock()  # of the fields below
-        self._count = 0
+        self._count = clock() * _NUMBERS
         self._kept: OrderedDict[str, Receipt] = OrderedDict()
 
     def of(self, answer: Answer, asked: Asked, *, nonce: bytes | None, received: bytes, forwarded: bytes) -> Answer:
@@ -54,9 +60,7 @@ class Receipts:
         with self._lock:
             self._count += 1
             number = self._count
-        content_type = next(
-            (value.decode("latin-1") for name, value in answer.headers if name == b"content-type"), ""
-        )
+        answer, usage = reading_usage(answer)
         begun = Receipt(
             id=secrets.token_bytes(receipt.ID_SIZE),
             seq=number,
@@ -66,14 +70,14 @@ class Receipts:
             request=_body(received),
             forwarded_sha256=hashlib.sha256(forwarded).digest(),
             status=answer.status,
-            content_type=receipt.shown_type(content_type),
+            content_type=receipt.shown_type(answer.content_type),
             response=Body(b"", 0),
             complete=False,
             nonce=nonce,
             channel=asked.channel,
             enc_sha256=asked.enc_sha256,
         )
-        running = _Running(self, begun, answer)
+        running = _Running(self, begun, answer, usage)
         return Answer(
             answer.status,
             [*answer.headers, (receipt.ID_FIELD.encode(), begun.id.hex().encode())],
@@ -81,6 +85,7 @@ class Receipts:
             running.trailers,
             running.close,
             (receipt.TRAILER.encode(),),
+            usage,
         )
 
     def find(self, text: str) -> bytes | None:
@@ -104,13 +109,15 @@ class Receipts:
 class _Running:
     """One answer on its way, and what its receipt will say."""
 
-    def __init__(self, receipts: Receipts, begun: Receipt, answer: Answer) -> None:
+    def __init__(
+        self, receipts: Receipts, begun: Receipt, answer: Answer, usage: Callable[[], tuple[int, int] | None]
+    ) -> None:
         self._receipts = receipts
         self._begun = begun
         self._answer = answer
         self._digest = hashlib.sha256()
         self._size = 0
-        self._usage = UsageReader(begun.content_type)
+        self._usage = usage
         self._ended: Receipt | None = None
 
     def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -119,7 +126,6 @@ class _Running:
             # It was sent: whoever sends it asks for the next one only then.
             self._digest.update(piece)
             self._size += len(piece)
-            self._usage.add(piece)
         self._end(complete=True)
 
     def trailers(self) -> Headers:
@@ -135,7 +141,7 @@ class _Running:
             self._answer.close()
 
     def _end(self, *, complete: bool) -> None:
-        counted = self._usage.usage()
+        counted = self._usage()
         self._ended = replace(
             self._begun,
             response=Body(self._digest.digest(), self._size),
@@ -150,11 +156,10 @@ def nonce_of(asked: Asked) -> bytes | None:
     values = asked.header(receipt.NONCE_FIELD.encode())
     if not values:
         return None
-    try:
-        # Values of several headers together are longer than one nonce, so they are refused as well.
-        return unhex(b"".join(values).decode("latin-1"), receipt.NONCE_SIZE, what=receipt.NONCE_FIELD)
-    except EvidenceError as error:
-        raise Denied(400, "nonce", f"{receipt.NONCE_FIELD}: expected 64 lower-case hex digits, once") from error
+    with contextlib.suppress(EvidenceError):
+        if len(values) == 1:
+            return unhex(values[0].decode("latin-1"), receipt.NONCE_SIZE, what=receipt.NONCE_FIELD)
+    raise Denied(400, "nonce", f"{receipt.NONCE_FIELD}: expected 64 lower-case hex digits, once")
 
 
 def _body(data: bytes) -> Body:

@@ -32,7 +32,7 @@ from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads
 from privml.channel import receipt, usage
 from privml.channel.ohttp import GATEWAY
-from privml.channel.token import CLOCK_PATH, USAGE
+from privml.channel.token import CLOCK_PATH, INFERENCE, USAGE
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
@@ -144,6 +144,7 @@ class Routes:
             raise Denied(429, "address-busy", text, BUSY_RETRY)
         with contextlib.ExitStack() as share:
             share.callback(self._attesting.leave, asked.address)
+            share.enter_context(asked.share())
             answer = json_answer(200, self._attestation.document(asked.query))
             return replace(answer, close=share.pop_all().close)
 
@@ -153,7 +154,7 @@ class Routes:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
         if asked.path == usage.PATH and self._callers.issues:
             return self._usage(asked)
-        subject = self._callers.admit(asked)
+        subject = self._admit(asked)
         if asked.path.startswith(receipt.PATH):
             return self._receipt(asked)
         nonce = nonce_of(asked)
@@ -162,10 +163,10 @@ class Routes:
             if subject:
                 self._ledger.begin(subject)
             shown = _shown(engine, asked, body)
-            answer = self._counted(subject, self._of_engine(engine, asked, shown, turn))
-            if asked.method != "POST":
-                return answer
-            return self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+            answer = self._of_engine(engine, asked, shown, turn)
+            if asked.method == "POST":
+                answer = self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
+            return self._counted(subject, answer)
 
     def _receipt(self, asked: Asked) -> Answer:
         """A receipt by its id, also of an answer that ended because the engine did."""
@@ -193,7 +194,7 @@ class Routes:
 
     def _usage(self, asked: Asked) -> Answer:
         """What the subjects used, for whoever has a token for that; also of a machine that is being stopped."""
-        self._callers.admit(asked, USAGE)
+        self._admit(asked, USAGE)
         if asked.method not in ("GET", "HEAD"):
             raise Denied(405, "method", f"{usage.PATH} expects GET")
         asked.read(0)
@@ -211,7 +212,7 @@ class Routes:
             raise Denied(404, "no-service", "this image has no service of that name")
         if asked.method not in SERVICE_METHODS:
             raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
-        subject = self._callers.admit(asked)
+        subject = self._admit(asked)
         turn, body = begin(asked, SERVICE_BODY)
         with turn:
             if subject:
@@ -221,6 +222,12 @@ class Routes:
             except PrivmlError as error:
                 raise Denied(502, "service", f"the service {name} does not answer") from error
             return self._counted(subject, _streamed(turn, exchange, exchange.pieces()))
+
+    def _admit(self, asked: Asked, use: str = INFERENCE) -> str:
+        """The subject that the request is for; `Denied` if it may not be answered, or was answered before."""
+        subject = self._callers.admit(asked, use)
+        asked.once()
+        return subject
 
     def _must_be_ready(self) -> None:
         if self._stopped:
@@ -242,6 +249,7 @@ class Routes:
             raise Denied(503, "full", "this machine has as many requests open as it can", BUSY_RETRY)
         with contextlib.ExitStack() as held:
             held.callback(self._requests.release)
+            held.enter_context(asked.share())
             self._take_turn()
             self._turns.release()
             body = asked.read(limit)

@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from privml.agent.answers import Answer, Denied
+from privml.agent.answers import Answer, Denied, reading_usage
 from privml.agent.callers import boot_seconds
 from privml.channel.usage import MAX_LINES, Line
-from privml.engines.usage import UsageReader
 
 KEPT = 16 * 1024
 """Lines that are kept for the operator; older ones are dropped, and the gap in their numbers shows it."""
 SUBJECTS = 1024
 """Subjects in one minute."""
 _MINUTE = 60
+_NUMBERS = 2048
+"""Numbers of lines a second: far more than there are lines, so that no number is given twice in a boot."""
 
 
 @dataclass
@@ -28,15 +29,19 @@ class _Row:
 
 
 class Ledger:
-    """The lines of this boot. Thread-safe. ``clock`` gives whole seconds and never goes back."""
+    """The lines since the server's start. Thread-safe. ``clock`` gives whole seconds and never goes back.
+
+    Their numbers go on where those of an earlier server process of this boot ended, after a gap.
+    """
 
     def __init__(self, clock: Callable[[], int] = boot_seconds) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._minute = clock() // _MINUTE
+        now = clock()
+        self._minute = now // _MINUTE
         self._rows: dict[str, _Row] = {}
         self._lines: deque[Line] = deque(maxlen=KEPT)
-        self._next = 0
+        self._next = now * _NUMBERS
 
     def begin(self, subject: str) -> None:
         """Count a request; `Denied` when too many subjects have requests in this minute."""
@@ -45,20 +50,17 @@ class Ledger:
 
     def counting(self, answer: Answer, subject: str) -> Answer:
         """``answer``, whose usage is counted when it is closed."""
-        kind = next((value.decode("latin-1") for name, value in answer.headers if name == b"content-type"), "")
-        reader = UsageReader(kind)
+        answer, usage = reading_usage(answer)
         ended = False
 
         def pieces(given: Iterable[bytes]) -> Iterator[bytes]:
             nonlocal ended
-            for piece in given:
-                reader.add(piece)
-                yield piece
+            yield from given
             ended = True
 
         def close() -> None:
             try:
-                self._end(subject, reader.usage() if ended else None)
+                self._end(subject, usage() if ended else None)
             finally:
                 answer.close()
 

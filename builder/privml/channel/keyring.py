@@ -24,7 +24,7 @@ GRACE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class GatewayKey:
-    """A private key with its configuration and the requests that its generation opened."""
+    """A private key with its configuration and the requests of its generation that were acted on."""
 
     config: KeyConfig
     private: PrivateKey
@@ -56,8 +56,9 @@ class KeyRing:
         self._kems, self._rotate, self._grace, self._places = tuple(kems), rotate, grace, places
         self._now = now
         self._alive: tuple[_Generation, ...] = (self._generation(now, set()),)
-        self.serial = 1
-        """Counts the generations, from 1."""
+        self.serial = max(1, int(now))
+        """The number of the newest generation. It grows with each, and also from one process of a boot to the next,
+        because it is never behind the clock's seconds and generations are made less often."""
 
     def advance(self, now: float) -> bool:
         """Drop and make what is due at ``now``; True if there is a new generation, whose record must be signed."""
@@ -69,7 +70,7 @@ class KeyRing:
         if self._alive and now < self._alive[-1].made + self._rotate:
             return False
         self._alive = (*self._alive, self._generation(now, before))
-        self.serial += 1
+        self.serial = max(self.serial + 1, int(now))
         return True
 
     @property

@@ -1,9 +1,9 @@
 """Oblivious HTTP (RFC 9458) and its chunked form (draft-ietf-ohai-chunked-ohttp), with the standard labels.
 
 The caller seals a request for a key configuration and opens the answer with what `CallerRequest` keeps. The gateway
-opens requests with `RequestOpener`, which gives nothing out before the final chunk opened and the request was found
-to be new. Every failure to open is the one ``CannotOpen``. Identifiers of keys are public, so an unknown one may be
-answered faster than a wrong tag; the answer is the same.
+opens requests with `RequestOpener`, which gives nothing out before the final chunk opened. Before it acts on a
+request it calls `OpenedRequest.remember`. Every failure to open is the one ``CannotOpen``. Identifiers of keys are
+public, so an unknown one may be answered faster than a wrong tag; the answer is the same.
 
 A response in chunks may be used as it arrives, but it is complete only after `ResponseOpener.end`.
 """
@@ -146,7 +146,7 @@ class ResponseOpener:
 
 @dataclass(frozen=True)
 class OpenedRequest:
-    """A request that is whole and was not opened before."""
+    """A request that is whole. Nothing may be done for it before `remember`: it may be a repetition."""
 
     plain: bytes
     key: GatewayKey
@@ -158,6 +158,13 @@ class OpenedRequest:
     def prefixed(self, prefix: bytes) -> OpenedRequest:
         """The same request, whose response begins with ``prefix``."""
         return replace(self, prefix=prefix)
+
+    def remember(self) -> None:
+        """Note that this request is acted on; ``Replayed`` if that was noted before, ``SetFull`` by its key's set.
+
+        Of copies that arrive at the same time one passes.
+        """
+        self.key.opened.add(self.context.encapsulated)
 
     def response(self) -> ResponseSealer:
         """What seals the response; one only for each request."""
@@ -186,12 +193,11 @@ class RequestOpener:
         self._closed = False
 
     def end(self) -> OpenedRequest:
-        """The request; ``CannotOpen`` if anything of it is missing, ``Replayed`` or ``SetFull`` by its key's set."""
+        """The request; ``CannotOpen`` if anything of it is missing."""
         self._close()
         if self._opener is None or self._key is None or self._context is None:
             raise CannotOpen
         self._plain += self._opener.end()
-        self._key.opened.add(self._context.encapsulated)
         return OpenedRequest(bytes(self._plain), self._key, self._context, self._form)
 
     def _close(self) -> None:

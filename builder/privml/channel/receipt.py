@@ -95,7 +95,7 @@ class Origin:
 class Receipt:
     """What is signed about one answer.
 
-    ``id`` has 16 random bytes; ``seq`` counts the answers of this boot from 1. ``request`` is the body as it was
+    ``id`` has 16 random bytes; ``seq`` grows with each answer of this boot. ``request`` is the body as it was
     received, ``forwarded_sha256`` that of the body that the engine got. ``response`` is what was sent, ``complete``
     if that was all, up to its end. ``content_type`` is empty if the answer has none. ``enc_sha256`` is the
     SHA-256 of the encapsulated key that identifies a sealed request, None over TLS alone.

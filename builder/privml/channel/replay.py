@@ -1,4 +1,4 @@
-"""The set of requests that a key has opened, in a fixed amount of memory.
+"""The set of requests that a gateway acted on, for one generation of keys, in a fixed amount of memory.
 
 A request is known by its encapsulated key, which a sender makes afresh each time. The set is a table of 64-bit keyed
 hashes: 2^19 places, of which half are used at most, so 4 MiB. The hash's key is random, so nobody can make two
@@ -22,21 +22,21 @@ _WORD = 8
 
 
 class Replayed(Refused):
-    """This request was opened before; the answer is 400 with the name ``replay``."""
+    """This request was acted on before; the answer is 400 with the name ``replay``."""
 
     def __init__(self) -> None:
         super().__init__("request: was opened before", hint="seal the request again")
 
 
 class SetFull(Refused):
-    """The key opened as many requests as it can until it is replaced; the answer is 503."""
+    """As many requests as fit were acted on since the keys were made; the answer is 503."""
 
     def __init__(self) -> None:
         super().__init__("request: the key has opened as many as it can", hint="try again later")
 
 
 class ReplaySet:
-    """The requests that one generation of keys opened. Calls may come from several threads."""
+    """The requests of one generation of keys that were acted on. Calls may come from several threads."""
 
     def __init__(self, places: int = PLACES) -> None:
         if places < 2 or places & (places - 1):

@@ -1,8 +1,8 @@
 """Signed usage lines, `privml-usage/v1`: what each subject of callers' tokens used, a line a minute.
 
 A guest signs them by its attested receipt key, so an operator can bill traffic that nobody else could read. A line
-has counts only: nothing of prompts, answers or addresses. Lines are numbered from 0 in each boot, so a missing one
-shows.
+has counts only: nothing of prompts, answers or addresses. Numbers of lines only grow within a boot, so a missing one
+shows. After a gap they go on when the guest's server is started again.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class WrappedRequestOpener(RequestOpener):
         self._name = b""
 
     def end(self) -> OpenedRequest:
-        """The request; errors as of `RequestOpener.end`."""
+        """The request; ``CannotOpen`` if anything of it is missing."""
         return super().end().prefixed(self._name)
 
     def _begin(self, data: bytes) -> bytes:

@@ -142,8 +142,9 @@ def usage(url: str, *, uri: str, since: int, as_json: bool, criteria: CriteriaWo
         for line in found.lines:
             counts = f"{line.requests} requests, {line.prompt_tokens} + {line.completion_tokens} tokens"
             show_text(f"{line.seq}  minute {line.minute}  {line.subject}  {counts}, {line.unreported} unreported")
-    if since < found.first:
-        show(f"warning: lines {since} to {found.first - 1} are not kept any more", err=True)
+    if 0 < since < found.first:
+        why = "lines are not kept any more, or the guest's server was started again"
+        show(f"warning: nothing from line {since} to line {found.first - 1}: {why}", err=True)
     show(f"next: --since {found.next}", err=True)
     click.get_current_context().exit(code)
 

@@ -185,7 +185,7 @@ class Front:
         return tuple(replace(one, channel=self._newest(one.channel)) for one in found)
 
     def _newest(self, known: Channel) -> Channel:
-        # Numbers begin anew when the guest's server is started again: a later judgement's record is the newer one.
+        # A later judgement's record is the newer one, whatever its number.
         base, newer = self._newer.get(known.keys.section_sha256, (known, known))
         return newer if base == known else known
 

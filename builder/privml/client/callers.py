@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from privml.base.errors import HostError, UsageError
 from privml.base.files import read_start
+from privml.client.receipts import SHOWN
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
 VERDICT_PATHS = ("/", "/privml/verdict", "/privml/guests")
@@ -40,7 +41,7 @@ _MAX_ORIGINS = 64
 _FIELD_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,63}")
 _PREFLIGHT_SECONDS = "600"
 # What a page may read of an answer besides its body and content type.
-_EXPOSED = "x-request-id, retry-after"
+_EXPOSED = f"x-request-id, retry-after, {SHOWN.decode()}"
 _BASIC = 'Basic realm="privml-build proxy: the token as password", charset="UTF-8"'
 _NOT_CROSS_SITE = ("same-origin", "none")
 

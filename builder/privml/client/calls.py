@@ -77,9 +77,11 @@ def verify(
 
 
 def openai_client(
-    url: str | Sequence[str],
-    expect: Place,
+    url: str | Sequence[str] | None = None,
+    expect: Place | None = None,
     *,
+    via: str | None = None,
+    via_ca: Place | None = None,
     collateral: Place | None = None,
     policy: Place | Policy | None = None,
     allow_simulated: Place | None = None,
@@ -90,6 +92,10 @@ def openai_client(
     """An ``openai.OpenAI`` whose requests reach the guest at ``url`` only while it passes verification.
 
     With several addresses, each request goes to one of the guests that pass, and only all together can be refused.
+    With ``via`` instead of ``url``, the guests behind somebody else's TLS server at that address (port 443 by
+    default) are found and judged for their channel keys, and everything is sealed for those that pass. ``via_ca`` is
+    a PEM file with the authorities of that server's certificate; the default is this system's.
+
     The guest is verified now (``Refused`` when it does not pass), and again every ``interval`` seconds and whenever
     its TLS key changes; no judgement is used for more than ``max_age`` seconds. A request while it does not pass ends
     in ``openai.PermissionDeniedError`` with the reasons, and nothing of it is sent. ``options`` go to
@@ -100,11 +106,24 @@ def openai_client(
         openai = importlib.import_module("openai")
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
-    expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated, offline=False)
-    from privml.client.guests import Guests  # needed by no other call, and neither are the packages of its loop
+    if expect is None:
+        raise UsageError("expect: got nothing, expected the directory of an image that you built")
+    if bool(url) is (via is not None):
+        raise UsageError("expected the address of a guest or several, or via, and not both")
+    if via is None and via_ca is not None:
+        raise UsageError("via_ca goes with via")
+    # Needed by no other call, and neither are the packages of their loop.
+    from privml.client.behind import guests_behind
+    from privml.client.guests import Guests
+    from privml.client.terminator import Terminator
 
-    urls = [url] if isinstance(url, str) else url
-    guests = Guests.at(urls, _check(expected, criteria, given), interval=interval, max_age=max_age)
+    terminator = None if via is None else Terminator.at(via, None if via_ca is None else Path(via_ca))
+    expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated, offline=False)
+    check = _check(expected, criteria, given, sealed=terminator is not None)
+    if terminator is None:
+        guests = Guests.at([url] if isinstance(url, str) else url or (), check, interval=interval, max_age=max_age)
+    else:
+        guests = guests_behind(terminator, check, interval=interval, max_age=max_age)
     _must_open(guests)
     path, stop = _serve(guests)
     http = openai.DefaultHttpxClient(transport=_transport(openai, path, stop), trust_env=False)
@@ -153,10 +172,21 @@ def _trusted(
     return anchors.built(Path(expect)), criteria, source
 
 
-def _check(expected: Expected, policy: Policy, collateral: attested.Collateral | None) -> Check:
-    def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
+def _check(
+    expected: Expected, policy: Policy, collateral: attested.Collateral | None, *, sealed: bool = False
+) -> Check:
+    """The check of a gate; ``sealed``: on the record of the channel's keys instead of the connection's key."""
+
+    def check(document: bytes, nonce: bytes, shown: bytes) -> Judgement:
         return attested.judge(
-            document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
+            document,
+            expected,
+            policy,
+            now=int(time.time()),
+            nonce=nonce,
+            tls_spki_sha256=None if sealed else shown,
+            channel_record=shown if sealed else None,
+            collateral=collateral,
         )
 
     return check

@@ -2,7 +2,8 @@
 
 Every guest has its own gate. A request goes to the least busy guest among those with an accepted judgement, and never
 to another; one that failed is left until it has been verified again, as long as there is another. A request that one
-guest surely did not process goes to the next; one that it may have processed does not.
+guest surely did not process goes to the next; one that it may have processed does not. Of 429 and 503 only those that
+the guest's agent gives say so: a service of the image may answer them after it did something.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from functools import partial
 
 from anyio.to_thread import run_sync
 
-from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
+from privml.base.strictjson import loads
 from privml.client.direct import Direct
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
-from privml.client.sealing import Sealed
+from privml.client.sealing import Sealed, only
 from privml.client.ways import Answer, Asked, Judged, Unsent, Way
 from privml.verify.verdict import Refusal
 
@@ -30,7 +32,11 @@ MAX_GUESTS = 16
 _OWN = b"x-privml-"
 """The beginning of the names of headers that only this side sets, as that of a checked receipt."""
 _ELSEWHERE = (429, 503)
-"""Statuses that say that a request was not processed: another guest may be asked."""
+"""Statuses with which an agent refuses a request before it is processed: another guest may be asked."""
+_AGENT = "privml"
+"""The type of an agent's errors."""
+_MAX_REFUSAL = 256 * 1024
+"""Bytes of an agent's refusal. One before the machine is ready has its stages."""
 
 
 class NotOpen(PrivmlError):
@@ -162,6 +168,9 @@ class Guests:
             else:
                 if answer.status not in _ELSEWHERE or self._open({*left, guest}) is None:
                     return answer
+                answer, unprocessed = await _refused_by_agent(answer)
+                if not unprocessed:
+                    return answer
                 answer.close()
                 last = HostError(f"the attested machine: got status {answer.status}, and no other one answers")
             left.add(guest)
@@ -223,6 +232,30 @@ class Guests:
 
 def _as_it_is(asked: Asked, judged: Judged) -> tuple[Asked, Judged]:
     return asked, judged
+
+
+async def _refused_by_agent(answer: Answer) -> tuple[Answer, bool]:
+    """The same answer, and whether the guest's agent itself gave it, with one of its named refusals."""
+    length = answer.header(b"content-length") or b""
+    if not length.isdigit() or int(length) > _MAX_REFUSAL:
+        return answer, False  # an agent's refusal states its length
+    body = b""
+    try:
+        async for piece in answer.pieces:
+            body += piece
+            if len(body) > _MAX_REFUSAL:
+                break
+    except BaseException:
+        answer.close()
+        raise
+    if len(body) > _MAX_REFUSAL:
+        answer.close()
+        raise HostError(f"the attested machine: a refusal is larger than {_MAX_REFUSAL} bytes")
+    found: object = None
+    with contextlib.suppress(EvidenceError, KeyError, TypeError):
+        error = loads(body, what="refusal", limit=_MAX_REFUSAL)["error"]
+        found = error["type"] == _AGENT and error["code"]
+    return replace(answer, pieces=only(body)), bool(found)
 
 
 async def _decided(guests: Sequence[Guest]) -> AsyncIterator[tuple[Guest, Decision]]:

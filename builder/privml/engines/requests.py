@@ -25,6 +25,7 @@ NOT_FOUND = "not-found"
 METHOD = "method"
 QUERY = "query"
 TOO_LARGE = "too-large"
+TOO_MANY = "too-many-values"
 NOT_JSON = "not-json"
 REPEATED_KEY = "repeated-key"
 UNKNOWN_FIELD = "unknown-field"
@@ -36,6 +37,7 @@ CODES = (
     METHOD,
     QUERY,
     TOO_LARGE,
+    TOO_MANY,
     NOT_JSON,
     REPEATED_KEY,
     UNKNOWN_FIELD,

@@ -31,11 +31,14 @@ class UsageReader:
         self._events = kind == _EVENT_STREAM
         self._reading = self._events or kind == _JSON
         self._kept = bytearray()
+        self._found: tuple[int, int] | None = None
+        self._looked = False
 
     def add(self, piece: bytes) -> None:
         """Take the next bytes."""
         if not self._reading:
             return
+        self._looked = False
         self._kept += piece
         if self._events and len(self._kept) > 2 * MAX_END:
             del self._kept[:-MAX_END]
@@ -47,8 +50,11 @@ class UsageReader:
         """Tokens of prompt and completion, as the bytes so far report them; None if they report none."""
         if not self._reading:
             return None
-        texts = _last_events(bytes(self._kept)) if self._events else [bytes(self._kept)]
-        return next((found for text in texts if (found := _usage(text)) is not None), None)
+        if not self._looked:
+            texts = _last_events(bytes(self._kept)) if self._events else [bytes(self._kept)]
+            self._found = next((found for text in texts if (found := _usage(text)) is not None), None)
+            self._looked = True
+        return self._found
 
 
 def _last_events(data: bytes) -> list[bytes]:

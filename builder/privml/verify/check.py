@@ -131,7 +131,7 @@ def verify(
         learnt=_learnt(launch),
         binding=Binding.TLS_KEY if case.channel is None else Binding.CHANNEL_KEY,
     )
-    return Judgement(verdict, facts, launch, _expected_values(case), case.agent_events or ())
+    return Judgement(verdict, facts, launch, _expected_values(case), case.agent_events or (), _vouched(case))
 
 
 def _learnt(launch: MeasuredLaunch | None) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def origin(case: Case) -> Iterator[Refusal]:
             yield Refusal("simulated", "a chain that says SIMULATED", f"a chain from {vendor}'s root")
         return
     allowed = case.policy.simulated_root_sha256
-    if checked.root_sha256 not in (*case.rules.genuine_roots, allowed):
+    if not _vouched(case):
         genuine = " or ".join(f"{root} ({vendor})" for root in sorted(case.rules.genuine_roots))
         wanted = f"{genuine} or {allowed} (simulated)" if allowed else genuine
         yield Refusal("simulated" if case.unwanted_simulation else "root", f"root {checked.root_sha256}", wanted)
@@ -324,6 +324,13 @@ def _expected_values(case: Case) -> dict[str, tuple[bytes, ...]]:
         if (values := _accepted(case, launch, register)) is not None:
             found[register] = values
     return found
+
+
+def _vouched(case: Case) -> bool:
+    """Whether a valid signature under an accepted root covers the evidence."""
+    checked = case.signature
+    accepted = (*case.rules.genuine_roots, case.policy.simulated_root_sha256)
+    return not isinstance(checked, SignatureFailure) and checked.root_sha256 in accepted
 
 
 def _outcome(case: Case) -> Outcome:

@@ -69,7 +69,8 @@ class Judgement:
     """Result of `verify.check.verify`: the verdict, the facts it is based on, and what they were compared with.
 
     ``launch`` is the predicted one, None if there is none for this TEE. ``accepted`` has the accepted values of its
-    registers, and ``agent_events`` the expected ones, both for the policy's purpose.
+    registers, and ``agent_events`` the expected ones, both for the policy's purpose. ``vouched`` is True if a
+    signature under an accepted root covers the registers' values; without it anybody could have written them.
     """
 
     verdict: Verdict
@@ -77,6 +78,7 @@ class Judgement:
     launch: MeasuredLaunch | None = None
     accepted: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     agent_events: tuple[AgentEvent, ...] = ()
+    vouched: bool = False
 
     @property
     def keys(self) -> AttestedKeys | None:

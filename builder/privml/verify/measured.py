@@ -1,13 +1,14 @@
 """The measured events of a judged guest next to the expected ones: one column for each register.
 
 Whether an event is equal is proven, never read from a log alone: if a register has an accepted value, its events are
-the predicted ones. If it has another value, a log that replays to it shows which events differ.
+the predicted ones. If it has another value, a log that replays to it shows which events differ. Where no accepted
+signature vouches for the values, nothing is equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby, zip_longest
 from typing import Any
@@ -27,6 +28,7 @@ from privml.verify.judgement import Judgement
 
 MAX_ROWS = 32
 """Rows of one column. The host controls the length of a log."""
+_UNVOUCHED = "no accepted signature vouches for this value"
 _KEPT = 2  # shorter runs of equal events are not folded
 
 
@@ -108,8 +110,15 @@ def _column(judgement: Judgement, register: str) -> Column:
         mark = Mark.OPEN if not accepted else Mark.EQUAL if got in accepted else Mark.DIFFERS
         level = launch.evidence().get(register)
         why, rows = _rows(judgement, launch, register, mark)
+    if not judgement.vouched:
+        rows = [row and replace(row, mark=_unproven(row.mark)) for row in rows]
+        mark, why = _unproven(mark), _UNVOUCHED if mark is Mark.EQUAL else why
     shown, left = _cut(rows)
     return Column(register, mark, got, accepted, level, why, shown, left)
+
+
+def _unproven(mark: Mark) -> Mark:
+    return Mark.OPEN if mark is Mark.EQUAL else mark
 
 
 def _rows(
