@@ -40,7 +40,7 @@ from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
 from privml.events.configuration import Config, Engine, Model, encode
-from privml.events.crypt import Broker, Crypt, check_value
+from privml.events.crypt import LAST_SECTOR, Broker, Crypt, check_value
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR2, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
@@ -365,7 +365,7 @@ class Guest:
         self.commands: list[list[str]] = []
         self.keyring: dict[str, bytes] = {}
         self.had_keys: list[tuple[str, bytes]] = []
-        self.plain = IMAGE
+        self.plain = IMAGE[: -len(LAST_SECTOR)] + LAST_SECTOR
         self._children: list[subprocess.Popen[bytes]] = []
         self._attestor_code = (
             "from privml.agent.attestor import reader_of, serve\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from agent_guest import (
     BROKER,
+    IMAGE,
     LIMIT,
     VOLUME_KEY,
     Guest,
@@ -297,12 +298,17 @@ def test_without_an_attestor_no_key_is_awaited() -> None:
         assert found.row("platform")[0] == "failed"
 
 
-def test_a_volume_that_its_key_does_not_open_is_named() -> None:
+@pytest.mark.parametrize(
+    ("plain", "why"),
+    [(bytes(len(IMAGE)), "it was encrypted with another key"), (IMAGE, "its sectors were numbered otherwise")],
+    ids=["key", "numbering"],
+)
+def test_a_volume_that_its_key_does_not_open_is_named_and_not_mounted(plain: bytes, why: str) -> None:
     with waiting() as found:
-        found.made.plain = bytes(len(found.made.plain))
+        found.made.plain = plain
         found.bring(found.a_release())
         assert not found.ended()
-        assert "another numbering of its sectors than one for each 4096 bytes" in found.row("model")[1]
+        assert why in found.row("model")[1]
         assert [argv[0] for argv in found.made.commands] == ["dmsetup", "dmsetup"]
         assert found.boot._keys is not None and found.boot._keys._keys == {}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from privml.agent.logonkey import logon_key
 from privml.base.errors import HostError
 from privml.base.run import run
-from privml.events.crypt import CIPHER, KEY_SIZE, SECTOR_SIZE
+from privml.events.crypt import CIPHER, KEY_SIZE, LAST_SECTOR, SECTOR_SIZE
 from privml.events.verity import BLOCK_SIZE, Verity
 
 _EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")
@@ -66,7 +66,8 @@ class ModelVolumes:
             described = f"privml:{partition}"
             with self._keyring(described, key):
                 device = self._map(name, crypt_table(verity, device, described))
-        _check_filesystem(device, encrypted=key is not None)
+            _check_decrypted(device, verity)
+        _check_filesystem(device)
         mount.mkdir(mode=0o755, exist_ok=True)
         self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
 
@@ -127,21 +128,32 @@ def _prove(device: Path, verity: Verity) -> None:
         raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
 
 
-def _check_filesystem(device: Path, *, encrypted: bool) -> None:
-    """Raise ``HostError`` unless there is an erofs filesystem on ``device``.
+def _check_decrypted(device: Path, verity: Verity) -> None:
+    """Raise ``HostError`` unless the first and the last sector of the decrypted ``device`` are what they must be.
 
-    The key of an encrypted volume has the measured check value, so the fault is in how the volume was written.
+    The key has the measured check value, so the fault is in how the volume was written.
     """
     with device.open("rb") as file:
-        first = file.read(BLOCK_SIZE)
-    if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] == _EROFS_MAGIC:
-        return
-    if encrypted:
+        first = file.read(SECTOR_SIZE)
+        file.seek((verity.data_blocks - 1) * BLOCK_SIZE)
+        last = file.read(SECTOR_SIZE)
+    if not _is_erofs(first):
+        raise HostError("model: the measured volume has no erofs filesystem: it was encrypted with another key")
+    if last != LAST_SECTOR:
         raise HostError(
-            "model: the measured volume, decrypted with its key, has no erofs filesystem: it was encrypted with "
-            f"another key, or with another numbering of its sectors than one for each {SECTOR_SIZE} bytes"
+            "model: the last sector of the measured volume is not the expected one: its sectors were numbered "
+            f"otherwise when it was encrypted, expected one number for each {SECTOR_SIZE} bytes"
         )
-    raise HostError("model: the measured volume has no erofs filesystem")
+
+
+def _check_filesystem(device: Path) -> None:
+    with device.open("rb") as file:
+        if not _is_erofs(file.read(BLOCK_SIZE)):
+            raise HostError("model: the measured volume has no erofs filesystem")
+
+
+def _is_erofs(first: bytes) -> bool:
+    return first[_EROFS_OFFSET : _EROFS_OFFSET + 4] == _EROFS_MAGIC
 
 
 def table(verity: Verity, data: Path, tree: Path) -> str:
