@@ -29,6 +29,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 import privml
 from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Boot
@@ -38,7 +40,7 @@ from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
 from privml.events.configuration import Config, Engine, Model, encode
-from privml.events.crypt import Broker, Crypt, check_value
+from privml.events.crypt import LAST_SECTOR, Broker, Crypt, check_value
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR2, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
@@ -55,6 +57,7 @@ from privml.statement.predicate import encode as encode_predicate
 LIMIT = 60.0
 BLOCKS = 4
 IMAGE = bytes(1024) + bytes.fromhex("e2e1f5e0") + bytes(BLOCKS * 4096 - 1028)
+CIPHERTEXT = hashlib.shake_256(b"ciphertext").digest(len(IMAGE))
 MRTD = bytes(range(48))
 SHA384 = 0x000C
 TPM_LOG = encode_log(
@@ -73,13 +76,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-BROKER = Broker("weights", bytes(range(32)))
-VOLUME_KEY = bytes(range(64))
+SIGNER = Ed25519PrivateKey.from_private_bytes(b"weights".ljust(32))
+BROKER = Broker("weights", SIGNER.public_key().public_bytes_raw())
+VOLUME_KEY = hashlib.sha512(b"a volume's key").digest()
 
 
-def a_crypt(resource: str = "model/tiny", broker: str = BROKER.name) -> Crypt:
-    """The encryption of a model by `VOLUME_KEY`."""
-    return Crypt(broker, resource, 1, check_value(resource, 1, VOLUME_KEY))
+def a_crypt(resource: str = "model/tiny", broker: str = BROKER.name, key: bytes = VOLUME_KEY) -> Crypt:
+    """The encryption of a model by ``key``."""
+    return Crypt(broker, resource, 1, check_value(resource, 1, key))
 
 
 ENGINE = Engine("llama-server", ("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"))
@@ -359,6 +363,9 @@ class Guest:
         self.said: list[str] = []
         self.closed: list[bool] = []
         self.commands: list[list[str]] = []
+        self.keyring: dict[str, bytes] = {}
+        self.had_keys: list[tuple[str, bytes]] = []
+        self.plain = IMAGE[: -len(LAST_SECTOR)] + LAST_SECTOR
         self._children: list[subprocess.Popen[bytes]] = []
         self._attestor_code = (
             "from privml.agent.attestor import reader_of, serve\n"
@@ -454,13 +461,31 @@ class Guest:
             mapped = self.layout.sys / "class" / "block" / node / "dm"
             mapped.mkdir(parents=True)
             (mapped / "name").write_text(argv[2] + "\n")
-            (self.layout.dev / node).write_bytes(IMAGE)
+            (self.layout.dev / node).write_bytes(self._mapped(argv[2], argv[-1]))
         elif argv[0] == "mount":
             (Path(argv[-1]) / "model.gguf").write_bytes(b"GGUF")
 
+    def _mapped(self, name: str, described: str) -> bytes:
+        """What can be read of a device: of an encrypted volume noise, and plaintext if the kernel has its key."""
+        if " crypt " in described:
+            key = self.keyring[described.split(":logon:")[1].split()[0]]
+            return self.plain if key == VOLUME_KEY else CIPHERTEXT
+        crypts = {volumes.partition(number): model.crypt for number, model in enumerate(self.config.models)}
+        return IMAGE if crypts.get(name) is None else CIPHERTEXT
+
+    @contextmanager
+    def has_key(self, description: str, key: bytes) -> Iterator[None]:
+        """Stand-in for the kernel's keyring."""
+        self.keyring[description] = key
+        self.had_keys.append((description, key))
+        yield
+        del self.keyring[description]
+
     def boot(self, **changes: object) -> Boot:
         given: dict[str, object] = {
-            "volumes": ModelVolumes(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
+            "volumes": ModelVolumes(
+                sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, keyring=self.has_key, wait=0.2
+            ),
             "engine": self.engine,
             "service": self.services.__getitem__,
             "say": self.said.append,

@@ -34,7 +34,7 @@ from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import AgentEvent
 from privml.events.configuration import Config, Gpu, GpuFirmware, decode, encode, gpu_device
-from privml.events.stages import SERVE, purposes, sequence
+from privml.events.stages import purposes, sequence
 from privml.evidence import devices
 from privml.evidence.document import listed, parse
 from privml.evidence.facts import collect
@@ -399,7 +399,7 @@ def test_an_engine_is_started_again_only_on_gpus_that_pass(monkeypatch: pytest.M
         def check() -> str:
             checked.append(made.engine.starts)
             with pytest.raises(RefusedRequest, match="none until the machine is ready again"):
-                AttestorClient(made.layout).quote(bytes(32), SERVE, timeout=10)
+                AttestorClient(made.layout).quote(bytes(32), timeout=10)
             raise GpuRefused("gpu-cc-off", "environment 0", "environment 1")
 
         assert boot._machine is not None

@@ -14,6 +14,7 @@ from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound, restar
 from privml.agent.layout import FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
+from privml.image import render
 from privml.lock.trees import agent_tree, overlays
 from privml.recipe import fabrics, guestroot
 from privml.recipe.drivers import DRIVERS
@@ -101,6 +102,12 @@ def test_systemd_restarts_the_attestor_a_few_times_and_neither_boot_nor_engine()
 def test_memory_that_runs_out_costs_the_server_before_engine_boot_and_attestor() -> None:
     given = {name: int(service_of(name).get("OOMScoreAdjust", ["0"])[0]) for name in SERVICES}
     assert given["server"] > given["engine"] > max(given["boot"], given["attestor"])
+
+
+def test_the_kernel_can_open_encrypted_volumes_and_their_keys_are_in_a_keyring_of_their_own() -> None:
+    loaded = (COMMON / "etc/modules-load.d/privml.conf").read_text().splitlines()
+    assert set(render.CRYPT_MODULES) <= {*loaded} & {*render.GUEST_MODULES}
+    assert service_of("boot")["KeyringMode"] == ["private"]
 
 
 def test_a_guest_without_an_engine_has_no_engine_user() -> None:

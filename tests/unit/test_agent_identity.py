@@ -25,7 +25,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
     assert not identity.is_there(layout)
-    keys = identity.create(layout)
+    keys = identity.create(layout).keys
     assert identity.is_there(layout)
     assert [(key.use, key.alg) for key in keys.keys] == [CHANNEL_KEY, RECEIPT_KEY, TLS_KEY]
     assert Keys.decode(keys.encode()) == keys

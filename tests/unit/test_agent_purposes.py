@@ -1,7 +1,4 @@
-"""Each purpose is quoted at its own stage, also with a stage that the shipped table does not have.
-
-The stage ``keys`` exists only in these tests, which change nothing but the table.
-"""
+"""Each purpose is quoted at its own stage: `key-release` in mid-boot, and only if a model is encrypted."""
 
 from __future__ import annotations
 
@@ -11,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from agent_guest import LIMIT, MRTD, TPM_LOG, a_config, driven, guest
-from test_events_stages import WITH_KEYS
+from agent_guest import LIMIT, MRTD, TPM_LOG, a_config, driven, encrypted, guest
 
-from privml.agent.attestorclient import AttestorClient
+from privml.agent.attestorclient import AttestorClient, parts_of
 from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Outcome as Worked
 from privml.agent.wire import RefusedRequest
-from privml.base.errors import EvidenceError
+from privml.base.errors import EvidenceError, HostError
 from privml.client import attested
 from privml.events import stages
 from privml.events.agent import digests, encode_log, failed_event
@@ -55,7 +51,8 @@ def tee(tmp_path: Path) -> SimulatedTee:
 
 @pytest.fixture
 def config() -> Config:
-    return decode(encode(a_config()))
+    """A configuration with an encrypted model."""
+    return decode(encode(a_config(**encrypted())))
 
 
 def quoted(attestor: Attestor) -> set[str]:
@@ -72,15 +69,13 @@ def quoted(attestor: Attestor) -> set[str]:
 
 
 def predicted(config: Config) -> Predicate:
-    """The prediction of a build with the longer table; the verifier does not have that table."""
-    events = stages.sequence(config, WITH_KEYS)
+    """The prediction of a build."""
+    events = stages.sequence(config)
     runtime = ZERO if config.rtmr3 == "unused" else replay_digests(digests(events))
     values = {**replay_tpm_as_rtmrs(parse_log(TPM_LOG)), "mrtd": MRTD, "rtmr3": runtime}
     registers = {register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS}
     launch = MeasuredLaunch("tdx", "qemu", TdMachine(2, 2 << 30), registers)
-    made = Predicate(
-        config.name, config.variant, bytes(32), events, stages.purposes(config, WITH_KEYS), launches=(launch,)
-    )
+    made = Predicate(config.name, config.variant, bytes(32), events, stages.purposes(config), launches=(launch,))
     return predicates.decode(predicates.encode(made))
 
 
@@ -115,17 +110,17 @@ def decoded(parts: dict[str, object]) -> dict[str, object]:
 
 
 def test_each_purpose_can_be_quoted_only_at_its_stage(tee: SimulatedTee, config: Config) -> None:
-    attestor = Attestor(config, tee, table=WITH_KEYS)
+    attestor = Attestor(config, tee)
     attestor.keys(KEYS)
     seen: list[tuple[str, int, set[str]]] = []
-    for number, step in enumerate(stages.steps(config, WITH_KEYS)):
+    for number, step in enumerate(stages.steps(config)):
         if number:
             attestor.stage(step.stage.name)
         seen.append((step.stage.name, 0, quoted(attestor)))
         for count, event in enumerate(step.events, 1):
             attestor.extend(event)
             seen.append((step.stage.name, count, quoted(attestor)))
-    assert [name for name, count, _ in seen if not count] == [stage.name for stage in WITH_KEYS]
+    assert [name for name, count, _ in seen if not count] == [stage.name for stage in STAGES]
     assert [(name, count, found) for name, count, found in seen if found] == [
         ("keys", 0, {KEY_RELEASE}),
         ("ready", 1, {SERVE}),
@@ -133,17 +128,23 @@ def test_each_purpose_can_be_quoted_only_at_its_stage(tee: SimulatedTee, config:
     assert quoted(attestor) == {SERVE}  # from then on
 
 
-def test_the_shipped_table_never_quotes_for_key_release(tee: SimulatedTee, config: Config) -> None:
-    attestor = driven(Attestor(config, tee), config, KEYS)
+def test_without_an_encrypted_model_nothing_is_quoted_for_key_release(tee: SimulatedTee) -> None:
+    config = decode(encode(a_config()))
+    attestor = driven(Attestor(config, tee), config, KEYS, until="keys")
+    assert quoted(attestor) == set()
+    for step in stages.steps(config)[7:]:
+        attestor.stage(step.stage.name)
+        for event in step.events:
+            attestor.extend(event)
     with pytest.raises(RefusedRequest, match="none for `key-release` in stage `ready`"):
         attestor.quote(TREE.root, KEY_RELEASE)
 
 
 def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Config) -> None:
-    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
+    attestor = driven(Attestor(config, tee), config, KEYS, until="keys")
     early = decoded(attestor.quote(TREE.root, KEY_RELEASE))
     proves(early, config, KEY_RELEASE)
-    for step in stages.steps(config, WITH_KEYS)[5:]:
+    for step in stages.steps(config)[7:]:
         attestor.stage(step.stage.name)
         for event in step.events:
             attestor.extend(event)
@@ -154,9 +155,9 @@ def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Con
 
 @pytest.mark.parametrize("until", ["keys", "model"])
 def test_a_failure_once_quotes_are_possible_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
-    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until=until, table=WITH_KEYS)
-    at = [stage.name for stage in WITH_KEYS].index(until) + 1
-    extended = [event for step in stages.steps(config, WITH_KEYS)[:at] for event in step.events]
+    attestor = driven(Attestor(config, tee), config, KEYS, until=until)
+    at = [stage.name for stage in STAGES].index(until) + 1
+    extended = [event for step in stages.steps(config)[:at] for event in step.events]
     attestor.fail("the volume is wrong")
     assert tee.rtmr3() == replay_digests(digests([*extended, failed_event()]))
     with pytest.raises(RefusedRequest) as caught:
@@ -165,8 +166,8 @@ def test_a_failure_once_quotes_are_possible_is_extended(tee: SimulatedTee, confi
 
 
 def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
-    config = decode(encode(a_config(rtmr3="unused")))
-    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
+    config = decode(encode(a_config(**encrypted(rtmr3="unused"))))
+    attestor = driven(Attestor(config, tee), config, KEYS, until="keys")
     parts = decoded(attestor.quote(TREE.root, KEY_RELEASE))
     assert parts["eventlog"] == encode_log(stages.sequence(config)[:1])
     assert judged(parts, config, KEY_RELEASE).outcome is Outcome.ACCEPTED_SIMULATED
@@ -175,18 +176,23 @@ def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
 
 def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() -> None:
     """With processes and sockets as in the guest: the boot runs the stages, the attestor's process quotes."""
-    with guest(table=WITH_KEYS) as made:
+    with guest(a_config(**encrypted())) as made:
         client = AttestorClient(made.layout)
         quotes: list[tuple[str, str, dict[str, object]]] = []
 
         def try_quotes(stage: str) -> None:
-            for purpose in (SERVE, KEY_RELEASE):
+            for purpose, quote in (
+                (SERVE, lambda: client.quote(TREE.root, timeout=LIMIT)),
+                (KEY_RELEASE, lambda: parts_of(client.release_quote(TREE.root))),
+            ):
                 try:
-                    quotes.append((stage, purpose, dict(client.quote(TREE.root, purpose, timeout=LIMIT))))
+                    quotes.append((stage, purpose, dict(quote())))
                 except RefusedRequest as refused:
                     assert refused.code == "not-ready"
+                except HostError:
+                    assert (stage, purpose) == ("after", KEY_RELEASE)  # its socket is gone
 
-        boot = made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "released")})
+        boot = made.boot(work={"keys": lambda: ("ok", "released"), "model": lambda: ("ok", "opened")})
 
         def watched(name: str, work: Callable[[], Worked]) -> Callable[[], Worked]:
             def both() -> Worked:
@@ -208,19 +214,17 @@ def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() 
         config = decode(made.layout.config.read_bytes())
         proves(quotes[0][2], config, KEY_RELEASE)
         proves(quotes[-1][2], config, SERVE)
-        assert "privml: stage keys: ok: released" in made.said
-        names = [stage.name for stage in WITH_KEYS]
-        assert [row.name for row in boot.progress._stages.values()] == names
 
 
 def test_boot_and_attestor_must_agree_on_the_stages() -> None:
+    longer = (*STAGES[:4], Stage("later"), *STAGES[4:])
     with guest() as made:
-        assert not made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "")}).run()
-        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `gpu`")
+        assert not made.boot(table=longer, work={"later": lambda: ("ok", "")}).run()
+        assert made.said[-1] == ("privml: stage later failed: attestor: stage: got `later`, expected `gpu`")
 
 
 def test_without_keys_quotes_still_end_with_their_stage(tee: SimulatedTee, config: Config) -> None:
-    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, None, until="devices", table=WITH_KEYS)
+    attestor = driven(Attestor(config, tee), config, None, until="services")
     with pytest.raises(RefusedRequest, match="stage `keys`: no keys have been set"):
         attestor.stage("keys")
 

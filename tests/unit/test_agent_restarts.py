@@ -361,7 +361,7 @@ def test_quotes_of_a_restarted_attestor_wait_for_the_boot_process() -> None:
 
 def code_of(client: AttestorClient) -> str:
     try:
-        client.quote(bytes(32), SERVE, timeout=10)
+        client.quote(bytes(32), timeout=10)
     except RefusedRequest as refusal:
         return refusal.code
     except HostError:
@@ -700,7 +700,7 @@ def test_another_refusal_does_not_hide_why_there_was_no_quote(
 
         monkeypatch.setattr(AttestorClient, "quote", quote)
         with pytest.raises(Denied) as caught:
-            attestation.document(f"nonce={NONCE}")
+            attestation.documents.document(f"nonce={NONCE}")
         assert caught.value.code == code
         return stagetable.decode(attestation.stages()[1]).rows[0].detail
 

@@ -21,7 +21,7 @@ from privml.agent.wire import RefusedRequest
 from privml.base.errors import HostError
 from privml.events import configuration
 from privml.events.agent import AgentEvent, parse_log, replay
-from privml.events.stages import KEY_RELEASE, SERVE, sequence
+from privml.events.stages import sequence
 from privml.evidence import document, merkle, report_data, sections
 from privml.evidence.quotefault import FAULTS, QuoteFault
 from privml.evidence.sections import TLS_KEY, Key, Keys
@@ -116,7 +116,7 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
     status, table = served.json("/boot-stages")
     assert (status, table["ready"]) == (200, True)
     statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
-    assert {name for name, status in statuses.items() if status != "ok"} == {"gpu", "services"}
+    assert {name for name, status in statuses.items() if status != "ok"} == {"gpu", "services", "keys"}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,7 @@ def test_a_guest_without_a_model_shows_what_it_skipped(attesting: Guest) -> None
     assert {name for name, status in statuses.items() if status == "skipped"} == {
         "gpu",
         "services",
+        "keys",
         "model",
         "engine",
     }
@@ -187,10 +188,9 @@ def test_quote_socket_takes_only_quotes(served: Guest) -> None:
         {"op": "extend", "name": "failed", "payload": "e30="},
         {"op": "ready"},
         {"op": "quote"},
-        {"op": "quote", "root": "00" * 32},
-        {"op": "quote", "root": "00" * 31, "purpose": "serve"},
-        {"op": "quote", "root": "00" * 32, "purpose": "prompt"},
-        {"op": "quote", "root": "00" * 32, "purpose": "serve", "header": ""},
+        {"op": "quote", "root": "00" * 31},
+        {"op": "quote", "root": "00" * 32, "purpose": "key-release"},
+        {"op": "release_quote", "root": "00" * 32},
         [],
     ):
         answer = wire.ask(served.layout.quote_socket, request, timeout=5)  # type: ignore[arg-type]
@@ -413,10 +413,10 @@ def test_the_console_shows_a_fault_once_until_a_quote_succeeds() -> None:
         for code in ("quote-busy", "quote-busy", "", "quote-busy", "quote-refused"):
             if not code:
                 fault.unlink()
-                client.quote(bytes(32), SERVE, timeout=5)
+                client.quote(bytes(32), timeout=5)
                 continue
             fault.write_text(code)
-            refused(lambda: client.quote(bytes(32), SERVE, timeout=5), code)
+            refused(lambda: client.quote(bytes(32), timeout=5), code)
         made.attestor.terminate()
         made.attestor.wait()
         assert made.attestor.stderr is not None
@@ -432,8 +432,9 @@ def test_attestor_process_keeps_the_order() -> None:
         time.sleep(0.05)
         events = sequence(configuration.read(made.layout.config))
 
-        def quote_refused(purpose: str = SERVE) -> None:
-            refused(lambda: client.quote(bytes(32), purpose, timeout=5), "not-ready")
+        def quote_refused() -> None:
+            refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
+            refused(lambda: client.release_quote(bytes(32)), "not-ready")
 
         refused(lambda: client.extend(events[0]), "order")  # its stage has not begun
         client.stage("config")
@@ -450,6 +451,8 @@ def test_attestor_process_keeps_the_order() -> None:
         client.stage("devices")
         client.stage("gpu")
         client.stage("services")
+        client.stage("keys")
+        quote_refused()  # no model is encrypted
         client.stage("model")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")
         client.extend(events[1])
@@ -459,8 +462,7 @@ def test_attestor_process_keeps_the_order() -> None:
         client.stage("ready")
         quote_refused()
         client.extend(events[3])
-        quote_refused(KEY_RELEASE)
-        parts = client.quote(bytes(32), SERVE, timeout=5)
+        parts = client.quote(bytes(32), timeout=5)
         assert parts["keys"] == keys
 
 

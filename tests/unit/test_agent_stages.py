@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from agent_guest import NO_MODEL, Guest, a_config, a_model, driven, guest
 
-from privml.agent import devices
-from privml.agent.attestor import _converse
+from privml.agent import devices, wire
 from privml.agent.attestorclient import AttestorClient
 from privml.agent.attestorstate import Attestor
 from privml.agent.progress import Progress
@@ -160,7 +159,7 @@ def test_unauthorised_peers_get_no_answer() -> None:
         ours, theirs = socket.socketpair()
         with ours:
             ours.sendall(b'{"op":"quote"}\n')
-            _converse(theirs, allowed, answer)
+            wire.converse(theirs, allowed, answer)
             try:
                 assert ours.recv(100) == expected
             except ConnectionResetError:
@@ -299,7 +298,7 @@ def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
 
 def test_an_attestor_that_expects_a_model_is_not_ready_without_it() -> None:
     config = measured()
-    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="services")
+    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="keys")
     attestor.stage("model")
     with pytest.raises(RefusedRequest, match="stage `model` still lacks its event `model`"):
         attestor.stage("engine")
@@ -344,7 +343,7 @@ def test_each_model_has_its_volume_and_its_event() -> None:
         ]
         told = loads(made.layout.stages.read_bytes())["stages"][NAMES.index("model")]["detail"]
         assert told == f"tiny, root hash {'aa' * 32}; second, root hash {'cc' * 32}"
-        parts = AttestorClient(made.layout).quote(bytes(32), SERVE, timeout=30)
+        parts = AttestorClient(made.layout).quote(bytes(32), timeout=30)
         events = parse_log(parts["eventlog"])  # type: ignore[arg-type]
         assert [event.name for event in events] == ["config", "model", "model", "engine", "system-ready"]
         assert [json.loads(event.payload)["name"] for event in events[1:3]] == ["tiny", "second"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,7 +15,7 @@ from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import unhex
 from privml.events import stagetable
-from privml.events.stages import SERVE, STAGES
+from privml.events.stages import STAGES
 from privml.events.stagetable import MAX_DETAIL, Row, StageTable
 from privml.evidence.quotefault import FAULTS, QuoteFault
 
@@ -25,13 +25,42 @@ QUOTE_RETRY = 3
 """Seconds after which to ask again when there is no quote."""
 
 
+class Documents:
+    """Attestation documents over callers' nonces, of the parts that ``quote`` gives. Thread-safe."""
+
+    def __init__(self, quote: Callable[[bytes], Mapping[str, Any]]) -> None:
+        self._quotes = QuoteBatch(quote)
+
+    def document(self, query: str) -> bytes:
+        """The attestation document over the caller's nonce; `Denied` when there is none."""
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=4)
+        except ValueError:
+            pairs = []
+        if [name for name, _ in pairs] != ["nonce"]:
+            raise Denied(400, "nonce", "expected exactly `?nonce=` and 64 lower-case hex digits")
+        try:
+            nonce = unhex(pairs[0][1], 32, what="nonce")
+        except EvidenceError as error:
+            raise Denied(400, "nonce", error.message) from error
+        try:
+            return self._quotes.document(nonce, timeout=QUOTE_TIMEOUT).encode()
+        except RefusedRequest as refused:
+            raise Denied(503, refused.code, refused.message, QUOTE_RETRY) from refused
+        except Busy as busy:
+            raise Denied(503, "busy", busy.message, QUOTE_RETRY) from busy
+        except PrivmlError as error:
+            text = "attestation: the attestor does not answer"
+            raise Denied(503, "unavailable", text, QUOTE_RETRY) from error
+
+
 class Attestation:
     """The stage table as last written by the boot process, and quotes by the attestor. Thread-safe."""
 
     def __init__(self, layout: Layout) -> None:
         self._stages_file = layout.stages
         self._attestor = AttestorClient(layout)
-        self._quotes = QuoteBatch(self._quote)
+        self.documents = Documents(self._quote)
         self._fault: QuoteFault | None = None
         # The version of the file that was read last. It is replaced as a whole, so a new one has another inode.
         self._seen: tuple[object, StageTable] = (None, _NO_TABLE)
@@ -59,32 +88,10 @@ class Attestation:
             return _NO_TABLE
         return table
 
-    def document(self, query: str) -> bytes:
-        """The attestation document over the caller's nonce; `Denied` when there is none."""
-        try:
-            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=4)
-        except ValueError:
-            pairs = []
-        if [name for name, _ in pairs] != ["nonce"]:
-            raise Denied(400, "nonce", "expected exactly `?nonce=` and 64 lower-case hex digits")
-        try:
-            nonce = unhex(pairs[0][1], 32, what="nonce")
-        except EvidenceError as error:
-            raise Denied(400, "nonce", error.message) from error
-        try:
-            return self._quotes.document(nonce, timeout=QUOTE_TIMEOUT).encode()
-        except RefusedRequest as refused:
-            raise Denied(503, refused.code, refused.message, QUOTE_RETRY) from refused
-        except Busy as busy:
-            raise Denied(503, "busy", busy.message, QUOTE_RETRY) from busy
-        except PrivmlError as error:
-            text = "attestation: the attestor does not answer"
-            raise Denied(503, "unavailable", text, QUOTE_RETRY) from error
-
     def _quote(self, root: bytes) -> Mapping[str, Any]:
         """Get a quote over ``root`` from the attestor, and note why if there is none."""
         try:
-            parts = self._attestor.quote(root, SERVE, timeout=QUOTE_TIMEOUT)
+            parts = self._attestor.quote(root, timeout=QUOTE_TIMEOUT)
         except RefusedRequest as refused:
             # Another refusal says nothing of the platform: what it last failed with stays.
             self._fault = FAULTS.get(refused.code, self._fault)

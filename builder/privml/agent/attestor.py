@@ -1,11 +1,11 @@
 """The root process that owns everything attested: the keys section, the agent's log, RTMR3, and quotes.
 
-It listens on two sockets. The stage socket (root only) accepts `platform`, `keys`, `stage` and `extend`, in the order
-fixed by the stage table and the measured configuration; it is closed and unlinked after the last stage. The quote
-socket (the server's group) accepts only `quote` with a 32-byte root and a purpose, and answers only while the boot is
-at the stage of that purpose. An attacker who takes over the network-facing process can therefore get quotes over this
-machine's real keys and real log, and nothing else. The control socket (root only) accepts `suspend` and `resume`, and
-nothing else: in between no quote is given.
+It listens on three sockets. The stage socket (root only) accepts `platform`, `keys`, `stage` and `extend`, in the
+order fixed by the stage table and the measured configuration, and `release_quote` while the boot is at the stage for
+`key-release`; it is closed and unlinked after the last stage. The quote socket (the server's group) accepts only
+`quote` with a 32-byte root, and answers only once the machine is ready to serve. An attacker who takes over the
+network-facing process can therefore get quotes over this machine's real keys and real log, and nothing else. The
+control socket (root only) accepts `suspend` and `resume`, and nothing else: in between no quote is given.
 
 SIGUSR1 reports a failure: `failed` is extended before anything else happens, and no further quote is given.
 
@@ -29,14 +29,13 @@ from privml.agent.layout import Layout
 from privml.agent.place import Place, PlaceFile
 from privml.agent.tee import NoTee, NoTeeError, Tee, detect
 from privml.agent.wire import RefusedRequest
-from privml.base.errors import EvidenceError, PrivmlError
+from privml.base.errors import PrivmlError
 from privml.base.strictjson import Fields
 from privml.events import configuration, stages
 from privml.events.agent import AgentEvent
 from privml.events.configuration import Gpu
 from privml.evidence.quotefault import QuoteError, QuoteFault
 
-_REQUEST_TIMEOUT = 10.0
 Gpus = Callable[[Gpu, Layout], GpuReader]
 
 
@@ -97,14 +96,18 @@ def _place_of(kept: PlaceFile, tee: Tee, layout: Layout) -> Place | None:
 
 def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
     """Serve one caller at a time until the last stage is complete, then remove the socket."""
+    quotes = _Quotes(attestor, stages.KEY_RELEASE)
 
     def answer(value: object) -> dict[str, Any]:
         request = Fields(value, "request")
-        op = request.text("op", one_of=("platform", "keys", "stage", "extend"))
+        op = request.text("op", one_of=("platform", "keys", "stage", "extend", "release_quote"))
         section = request.base64("keys") if op == "keys" else b""
         stage = request.text("stage") if op == "stage" else ""
         event = AgentEvent(request.text("name"), request.base64("payload")) if op == "extend" else None
+        root = request.hexadecimal("root", 32) if op == "release_quote" else b""
         request.end()
+        if op == "release_quote":
+            return quotes.give(root)
         if op == "keys":
             attestor.keys(section)
         elif op == "stage":
@@ -119,7 +122,7 @@ def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -
 
     while not attestor.is_over:
         connection, _ = listener.accept()
-        _converse(connection, (layout.root_id,), answer)
+        wire.converse(connection, (layout.root_id,), answer)
 
 
 def _serve_control(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
@@ -137,63 +140,46 @@ def _serve_control(attestor: Attestor, listener: socket.socket, layout: Layout) 
 
     while True:
         connection, _ = listener.accept()
-        _converse(connection, (layout.root_id,), answer)
+        wire.converse(connection, (layout.root_id,), answer)
 
 
 def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
-    """Answer requests for quotes; the console shows a fault once, until a quote succeeds."""
-    shown: QuoteFault | None = None
+    """Answer the server's requests for quotes."""
+    quotes = _Quotes(attestor, stages.SERVE)
 
     def answer(value: object) -> dict[str, Any]:
-        nonlocal shown
         request = Fields(value, "request")
         request.text("op", one_of=("quote",))
         root = request.hexadecimal("root", 32)
-        purpose = request.text("purpose", one_of=tuple(stages.STAGE_OF))
         request.end()
-        try:
-            made = attestor.quote(root, purpose)
-        except QuoteError as failed:
-            if failed.fault != shown:
-                shown = failed.fault
-                console.say(f"privml: attestor: no quote: {shown}")
-            raise
-        shown = None
-        return made
+        return quotes.give(root)
 
     while True:
         connection, _ = listener.accept()
-        _converse(connection, (layout.root_id, layout.server_id), answer)
+        wire.converse(connection, (layout.root_id, layout.server_id), answer)
 
 
-def _converse(connection: socket.socket, allowed: tuple[int, ...], answer: Any) -> None:
-    """Read one request and answer it or say why not. No input from a caller can end the thread."""
-    with connection:
+class _Quotes:
+    """Quotes for one purpose. The console shows a fault once, until a quote succeeds."""
+
+    def __init__(self, attestor: Attestor, purpose: str) -> None:
+        self._attestor = attestor
+        self._purpose = purpose
+        self._shown: QuoteFault | None = None
+
+    def give(self, root: bytes) -> dict[str, Any]:
+        """Document parts over ``root``; ``RefusedRequest`` says why there are none."""
         try:
-            if wire.peer(connection)[1] not in allowed:
-                return
-            request = wire.receive(connection, limit=wire.MAX_REQUEST, timeout=_REQUEST_TIMEOUT)
-            reply = _reply(answer, request)
-            connection.settimeout(_REQUEST_TIMEOUT)
-            wire.send(connection, reply)
-        except (OSError, EvidenceError):
-            return
-
-
-def _reply(answer: Any, request: object) -> dict[str, Any]:
-    try:
-        return {"ok": answer(request)}
-    except RefusedRequest as refused:
-        code, why = refused.code, refused.message
-    except NoTeeError as absent:
-        code, why = "no-tee", absent.message
-    except QuoteError as failed:
-        code, why = failed.fault.code, failed.message
-    except EvidenceError as malformed:
-        code, why = "malformed", malformed.message
-    except (PrivmlError, OSError) as error:
-        code, why = "unavailable", str(error)
-    return {"error": {"code": code, "message": why}}
+            made = self._attestor.quote(root, self._purpose)
+        except NoTeeError as absent:
+            raise RefusedRequest("no-tee", absent.message) from absent
+        except QuoteError as failed:
+            if failed.fault != self._shown:
+                self._shown = failed.fault
+                console.say(f"privml: attestor: no quote: {self._shown}")
+            raise RefusedRequest(failed.fault.code, failed.message) from failed
+        self._shown = None
+        return made
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from privml.agent import wire
 from privml.agent.layout import Layout
 from privml.agent.wire import RefusedRequest
-from privml.base.errors import EvidenceError, HostError
+from privml.base.errors import HostError
 from privml.base.strictjson import Fields, b64
 from privml.events.agent import AgentEvent
 from privml.evidence.document import device_evidence
@@ -72,16 +72,15 @@ class AttestorClient:
         # It waits for a quote that is being made.
         self._ask(self._layout.control_socket, {"op": "resume"}, timeout=_QUOTE_TIMEOUT)
 
-    def quote(self, root: bytes, purpose: str, *, timeout: float) -> dict[str, Any]:
-        """Document parts over ``root`` for ``purpose``; raises ``RefusedRequest`` with the attestor's code."""
-        request = {"op": "quote", "root": root.hex(), "purpose": purpose}
-        fields = Fields(self._ask(self._layout.quote_socket, request, timeout=timeout), "quote")
-        names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")
-        parts: dict[str, Any] = {name: fields.base64(name) for name in names}
-        parts["device_evidence"] = device_evidence(fields)
-        parts["collateral"] = fields.take("collateral")
-        fields.end()
-        return parts
+    def quote(self, root: bytes, *, timeout: float) -> dict[str, Any]:
+        """Document parts over ``root`` for `serve`; raises ``RefusedRequest`` with the attestor's code."""
+        return parts_of(self._ask(self._layout.quote_socket, {"op": "quote", "root": root.hex()}, timeout=timeout))
+
+    def release_quote(self, root: bytes) -> dict[str, Any]:
+        """Document parts over ``root`` for `key-release`, as JSON (`parts_of`)."""
+        return self._ask(
+            self._layout.stage_socket, {"op": "release_quote", "root": root.hex()}, timeout=_QUOTE_TIMEOUT
+        )
 
     def _drive(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._ask(self._layout.stage_socket, request, timeout=_DRIVE_TIMEOUT)
@@ -92,12 +91,18 @@ class AttestorClient:
 
 def _answer_of(value: object) -> dict[str, Any]:
     """What the attestor answered; ``RefusedRequest`` if it refused."""
-    answer = Fields(value, "attestor")
-    if answer.has("error"):
-        error = answer.fields("error")
-        raise RefusedRequest(error.text("code"), f"attestor: {error.text('message', limit=100_000)}")
-    result = answer.take("ok")
-    answer.end()
-    if not isinstance(result, dict):
-        raise EvidenceError("attestor.ok: not an object")
-    return result
+    try:
+        return wire.result_of(value, "attestor")
+    except RefusedRequest as refused:
+        raise RefusedRequest(refused.code, f"attestor: {refused.message}") from refused
+
+
+def parts_of(value: object) -> dict[str, Any]:
+    """The parts of a document in the attestor's answer to a question for a quote."""
+    fields = Fields(value, "quote")
+    names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")
+    parts: dict[str, Any] = {name: fields.base64(name) for name in names}
+    parts["device_evidence"] = device_evidence(fields)
+    parts["collateral"] = fields.take("collateral")
+    fields.end()
+    return parts

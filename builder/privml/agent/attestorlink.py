@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from privml.agent.attestorclient import AttestorClient
 from privml.agent.layout import Layout
@@ -59,6 +60,10 @@ class AttestorLink:
     def extend(self, event: AgentEvent) -> None:
         """Extend an event."""
         self._current().extend(event)
+
+    def release_quote(self, root: bytes) -> dict[str, Any]:
+        """Document parts over ``root`` for `key-release`, as JSON (`attestorclient.parts_of`)."""
+        return self._current().release_quote(root)
 
     def suspend(self) -> None:
         """Let no quote be given until `resume`."""

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from privml.agent import console, devices, gpumachine
 from privml.agent.attestorlink import AttestorLink
@@ -36,6 +37,9 @@ from privml.events.configuration import Config
 from privml.events.volumes import partition
 from privml.evidence.sections import TLS_KEY
 
+if TYPE_CHECKING:
+    from privml.agent.volumekeys import VolumeKeys
+
 ATTESTOR_WAIT = 120.0
 ATTESTOR_AGAIN = 20.0
 ENGINE_WAIT = 1800.0
@@ -47,6 +51,7 @@ Work = Callable[[], Outcome]
 # No event is extended for a skipped stage: the attestor reads the same configuration and expects none.
 _SKIPPED = ("skipped", "the measured configuration names no model")
 _NO_GPU = ("skipped", "the measured configuration names no GPU")
+_NO_KEY = ("skipped", "the measured configuration names no encrypted model")
 _NO_SERVICE = ("skipped", "the measured configuration names no service")
 
 
@@ -99,6 +104,7 @@ class Boot:
             layout, wait=attestor_wait, again=attestor_again, restarted=self._attestor_restarted
         )
         self._config: Config | None = None
+        self._keys: VolumeKeys | None = None
         self._stages = table
         self._interval = WATCH_INTERVAL
         self._work: dict[str, Work] = {
@@ -108,6 +114,7 @@ class Boot:
             "devices": self._devices,
             "gpu": self._gpu,
             "services": self._start_services,
+            "keys": self._await_keys,
             "model": self._open_models,
             "engine": self._start_engine,
             "ready": self._ready,
@@ -131,6 +138,9 @@ class Boot:
                 self._extend(stage)
                 if name in self._afterwards:
                     self._afterwards[name]()
+            except _Fault as fault:
+                self._failed(fault.stage, fault.message)
+                return False
             except (PrivmlError, OSError) as error:
                 self._failed(name, str(error))
                 return False
@@ -209,6 +219,7 @@ class Boot:
     def _failed(self, name: str, why: str) -> None:
         # Extend the register first: a quote requested at this moment must already carry `failed`.
         self._attestor.fail()
+        self._drop_keys()
         self.progress.end(name, "failed", why)
         self._say(console.clean(f"privml: stage {name} failed: {why}"))
 
@@ -239,9 +250,13 @@ class Boot:
 
         # The server listens only once there is a key, so the rule is in force before the first connection.
         self._outbound()
-        keys = identity.create(self._layout)
-        self._attestor.keys(keys.encode())
-        tls = keys.find(*TLS_KEY)
+        made = identity.create(self._layout, release=bool(self._measured.encrypted))
+        if made.release:
+            from privml.agent.volumekeys import VolumeKeys
+
+            self._keys = VolumeKeys(self._measured, made.release)
+        self._attestor.keys(made.keys.encode())
+        tls = made.keys.find(*TLS_KEY)
         return "ok", f"TLS key sha256 {tls.hex() if tls else 'none'}"
 
     def _devices(self) -> Outcome:
@@ -301,15 +316,35 @@ class Boot:
             time.sleep(0.05)
         return False
 
+    def _await_keys(self) -> Outcome:
+        if self._keys is None:
+            return _NO_KEY
+        from privml.agent.keystage import KeyStage
+
+        stage = KeyStage(self._layout, self._keys, self._attestor.release_quote)
+        stage.run(self._check_others, self._interval, self._waits_for_keys)
+        names = [f"{crypt.resource}, generation {crypt.generation}" for crypt in self._measured.encrypted]
+        return "ok", f"released: {'; '.join(names)}"
+
+    def _waits_for_keys(self, missing: str) -> None:
+        self.progress.note("keys", f"waiting for {missing}")
+        self._say(console.clean(f"privml: stage keys: waiting for {missing}"))
+
     def _open_models(self) -> Outcome:
         opened = []
         for number, model in enumerate(self._measured.models):
             mount = self._layout.model(number)
-            self._volumes.open(partition(number), model.verity, mount)
+            key = None if self._keys is None or model.crypt is None else self._keys.key(model.crypt)
+            self._volumes.open(partition(number), model.verity, mount, key)
             if not (mount / model.file).is_file():
                 raise HostError(f"model: the volume has no file `{model.file}`")
             opened.append(f"{model.name}, root hash {model.verity.root_hash.hex()}")
+        self._drop_keys()
         return ("ok", "; ".join(opened)) if opened else _SKIPPED
+
+    def _drop_keys(self) -> None:
+        if self._keys is not None:
+            self._keys.drop()
 
     def _start_engine(self) -> Outcome:
         if self._engine is None:

@@ -2,7 +2,8 @@
 
 No other module reads or writes a private key of a document. `create` makes all of them and returns the public parts
 as the keys section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave
-this machine's memory. The sealed channel's own keys, which are replaced by time, are in `channelkeys`.
+this machine's memory. Those to which volume keys are sealed are in no file: only the boot process has them. The
+sealed channel's own keys, which are replaced by time, are in `channelkeys`.
 
 Callers trust the digest of the TLS key in an attestation document, not the certificate: its name and dates mean
 nothing. The validity period covers all dates because the host sets the guest's clock.
@@ -14,22 +15,33 @@ import datetime
 import hashlib
 import os
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from privml.agent.layout import Layout
 from privml.base.errors import HostError
-from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, TLS_KEY, Key, Keys
+from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, RELEASE_USE, TLS_KEY, Key, Keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from privml.channel.kem import PrivateKey
 
 _FROM = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
-def create(layout: Layout) -> Keys:
-    """Make this boot's keys and return the keys section.
+@dataclass(frozen=True)
+class Identity:
+    """The keys section of a boot, and the private keys to which brokers seal volume keys, one for each KEM."""
+
+    keys: Keys
+    release: tuple[PrivateKey, ...] = ()
+
+
+def create(layout: Layout, *, release: bool = False) -> Identity:
+    """Make this boot's keys, also those of key release if ``release``.
 
     The TLS certificate is written last: the server starts once it exists.
     """
@@ -37,10 +49,12 @@ def create(layout: Layout) -> Keys:
     channel = Key(*CHANNEL_KEY, _create_signing(layout.channel_key, layout.server_id))
     receipt = Key(*RECEIPT_KEY, _create_signing(layout.receipt_key, layout.server_id))
     tls, certificate = _create_tls(layout)
-    keys = Keys((channel, receipt, tls))
+    private = _create_release() if release else ()
+    sealed_to = [Key(RELEASE_USE, key.kem.name, key.public) for key in private]
+    keys = Keys(tuple(sorted((channel, receipt, tls, *sealed_to), key=lambda key: (key.use, key.alg))))
     _write(layout.keys_section, keys.encode(), 0o444, layout.server_id)
     _write(layout.tls_certificate, certificate, 0o444, layout.server_id)
-    return keys
+    return Identity(keys, private)
 
 
 def is_there(layout: Layout) -> bool:
@@ -66,6 +80,13 @@ def load_channel(layout: Layout) -> Ed25519PrivateKey:
 def load_receipt(layout: Layout) -> Ed25519PrivateKey:
     """The key that signs receipts."""
     return _load_signing(layout.receipt_key)
+
+
+def _create_release() -> tuple[PrivateKey, ...]:
+    """A key of each KEM that this machine has."""
+    from privml.channel.kem import usable
+
+    return tuple(kem.generate() for kem in usable())
 
 
 def _create_signing(path: Path, owner: int) -> bytes:

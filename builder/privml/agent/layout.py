@@ -63,6 +63,11 @@ class Layout:
         return self.run / "attestor" / "quote.sock"
 
     @property
+    def release_socket(self) -> Path:
+        """The boot process's socket for released volume keys: the server's group, only during stage `keys`."""
+        return self.run / "release.sock"
+
+    @property
     def tls_key(self) -> Path:
         """PEM private key of this boot, mode 0400, owned by the server's user."""
         return self.run / "keys" / "tls.pem"

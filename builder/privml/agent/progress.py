@@ -41,6 +41,11 @@ class Progress:
         self._stages[name] = replace(self._stages[name], status="running", started_ms=self._now())
         self._write()
 
+    def note(self, name: str, detail: str) -> None:
+        """Say what a running stage waits for."""
+        self._stages[name] = replace(self._stages[name], detail=console.clean(detail, MAX_DETAIL))
+        self._write()
+
     def again(self, name: str, why: str) -> None:
         """Mark a stage that had passed as running again, one restart more: until it ends, nothing is ready."""
         row = self._stages[name]

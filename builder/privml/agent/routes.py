@@ -1,8 +1,9 @@
 """Answer requests, whatever carries them. Nothing of a request or an answer is kept but the digests in its receipt.
 
 `/healthz`, `/readyz`, `/boot-stages`, `/.well-known/privml-attestation` and, if the measured configuration says so,
-`/metrics` are answered here; `/v1/` goes to the engine, if there is one, `/x/NAME/` to the service of that name; both
-only once every stage has passed. `gateway` opens sealed requests, which come back here.
+`/metrics` are answered here, the paths of key release by `keydelivery`; `/v1/` goes to the engine, if there is one,
+`/x/NAME/` to the service of that name; both only once every stage has passed. `gateway` opens sealed requests, which
+come back here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from privml.agent import endings, gateway, headers, identity
+from privml.agent import endings, gateway, headers, identity, keydelivery
 from privml.agent.admission import PerAddress, shared
 from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
 from privml.agent.attestation import Attestation
@@ -64,6 +65,7 @@ class Routes:
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
+        self._keys = keydelivery.KeyDelivery(config, layout, self._attestation)
         self._endings = Endings(lambda: self._attestation.table().restarts("engine"))
         self._receipts = Receipts(config, identity.load_receipt(layout), identity.section(layout))
         self._turns = threading.BoundedSemaphore(config.max_concurrency)
@@ -114,6 +116,8 @@ class Routes:
             return self._inference(asked, begin)
         if asked.path.startswith(services.PREFIX):
             return self._service(asked, begin)
+        if asked.path in keydelivery.PATHS:
+            return self._keys.answer(asked, self._document)
         return self._by_itself(asked)
 
     def _by_itself(self, asked: Asked) -> Answer:
@@ -135,17 +139,17 @@ class Routes:
             return json_answer(200, self._callers.clock())
         if asked.path == METRICS:
             return own_answer(200, CONTENT_TYPE, self._metrics.text())
-        return self._document(asked)
+        return self._document(asked, self._attestation.documents.document)
 
-    def _document(self, asked: Asked) -> Answer:
-        """An attestation document. The address's share is taken until all of it was sent."""
+    def _document(self, asked: Asked, made: Callable[[str], bytes]) -> Answer:
+        """An attestation document, ``made`` for the query. The address's share is taken until all of it was sent."""
         if not self._attesting.enter(asked.address):
             text = "this address is already being sent as many attestation documents as one may"
             raise Denied(429, "address-busy", text, BUSY_RETRY)
         with contextlib.ExitStack() as share:
             share.callback(self._attesting.leave, asked.address)
             share.enter_context(asked.share())
-            answer = json_answer(200, self._attestation.document(asked.query))
+            answer = json_answer(200, made(asked.query))
             return replace(answer, close=share.pop_all().close)
 
     def _inference(self, asked: Asked, begin: Begin) -> Answer:

@@ -2,7 +2,8 @@
 
 The host chooses which disk has the partition names; dm-verity with the parameters of the measured configuration
 accepts only the right bytes. A wrong block of a model is an I/O error and not a panic, so that a wrong volume fails
-the stage and can be reported.
+the stage and can be reported. dm-crypt decrypts an encrypted volume over its verity device, so the host's bytes are
+checked before they are decrypted.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from privml.agent.logonkey import logon_key
 from privml.base.errors import HostError
 from privml.base.run import run
+from privml.events.crypt import CIPHER, KEY_SIZE, LAST_SECTOR, SECTOR_SIZE
 from privml.events.verity import BLOCK_SIZE, Verity
 
 _EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")
 _EROFS_OFFSET = 1024
 
 Runner = Callable[[Sequence[str]], None]
+KeyRing = Callable[[str, bytes], AbstractContextManager[None]]
+"""Puts a key into the kernel, under a name that dm-crypt finds it by, for as long as the context lasts."""
 
 
 def command(argv: Sequence[str]) -> None:
@@ -29,7 +35,7 @@ def command(argv: Sequence[str]) -> None:
 
 
 class ModelVolumes:
-    """Finds, opens and mounts model volumes. ``runner`` starts dmsetup and mount."""
+    """Finds, opens and mounts model volumes. ``runner`` starts dmsetup and mount, ``keyring`` has its keys."""
 
     def __init__(
         self,
@@ -37,33 +43,39 @@ class ModelVolumes:
         sys: Path = Path("/sys"),
         dev: Path = Path("/dev"),
         runner: Runner = command,
+        keyring: KeyRing = logon_key,
         wait: float = 60.0,
     ) -> None:
         self._sys = sys
         self._dev = dev
         self._runner = runner
+        self._keyring = keyring
         self._wait = wait
 
-    def open(self, partition: str, verity: Verity, mount: Path) -> None:
-        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it does not match ``verity``."""
+    def open(self, partition: str, verity: Verity, mount: Path, key: bytes | None = None) -> None:
+        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it does not match ``verity``.
+
+        ``key`` decrypts an encrypted volume.
+        """
         data = self._find(partition)
         tree = self._find(f"{partition}-verity")
-        self._runner(
-            [
-                "dmsetup",
-                "create",
-                partition,
-                "--readonly",
-                "--noudevsync",
-                "--noudevrules",
-                "--table",
-                table(verity, data, tree),
-            ]
-        )
-        device = self._mapped(partition)
+        device = self._map(partition, table(verity, data, tree))
         _prove(device, verity)
+        if key is not None:
+            name = f"{partition}-plain"
+            described = f"privml:{partition}"
+            with self._keyring(described, key):
+                device = self._map(name, crypt_table(verity, device, described))
+            _check_decrypted(device, verity)
+        _check_filesystem(device)
         mount.mkdir(mode=0o755, exist_ok=True)
         self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+
+    def _map(self, name: str, described: str) -> Path:
+        """Create the device ``name`` of a device-mapper table."""
+        options = ["--readonly", "--noudevsync", "--noudevrules"]
+        self._runner(["dmsetup", "create", name, *options, "--table", described])
+        return self._mapped(name)
 
     def _find(self, partition: str) -> Path:
         """The only partition with this name; waits a while, because disks appear late."""
@@ -114,8 +126,34 @@ def _prove(device: Path, verity: Verity) -> None:
         raise HostError(f"{wrong}: {error.strerror}") from error
     if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
         raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
-    if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] != _EROFS_MAGIC:
-        raise HostError("model: the measured volume has no erofs filesystem")
+
+
+def _check_decrypted(device: Path, verity: Verity) -> None:
+    """Raise ``HostError`` unless the first and the last sector of the decrypted ``device`` are what they must be.
+
+    The key has the measured check value, so the fault is in how the volume was written.
+    """
+    with device.open("rb") as file:
+        first = file.read(SECTOR_SIZE)
+        file.seek((verity.data_blocks - 1) * BLOCK_SIZE)
+        last = file.read(SECTOR_SIZE)
+    if not _is_erofs(first):
+        raise HostError("model: the measured volume has no erofs filesystem: it was encrypted with another key")
+    if last != LAST_SECTOR:
+        raise HostError(
+            "model: the last sector of the measured volume is not the expected one: its sectors were numbered "
+            f"otherwise when it was encrypted, expected one number for each {SECTOR_SIZE} bytes"
+        )
+
+
+def _check_filesystem(device: Path) -> None:
+    with device.open("rb") as file:
+        if not _is_erofs(file.read(BLOCK_SIZE)):
+            raise HostError("model: the measured volume has no erofs filesystem")
+
+
+def _is_erofs(first: bytes) -> bool:
+    return first[_EROFS_OFFSET : _EROFS_OFFSET + 4] == _EROFS_MAGIC
 
 
 def table(verity: Verity, data: Path, tree: Path) -> str:
@@ -124,4 +162,13 @@ def table(verity: Verity, data: Path, tree: Path) -> str:
     return (
         f"0 {sectors} verity 1 {data} {tree} {BLOCK_SIZE} {BLOCK_SIZE} {verity.data_blocks} {verity.hash_start} "
         f"sha256 {verity.root_hash.hex()} {verity.salt.hex()}"
+    )
+
+
+def crypt_table(verity: Verity, device: Path, key: str) -> str:
+    """The device-mapper table that decrypts ``device`` with the logon key of that description."""
+    sectors = verity.data_blocks * (BLOCK_SIZE // 512)
+    return (
+        f"0 {sectors} crypt {CIPHER} :{KEY_SIZE}:logon:{key} 0 {device} 0 "
+        f"2 sector_size:{SECTOR_SIZE} iv_large_sectors"
     )

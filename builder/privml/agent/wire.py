@@ -10,14 +10,16 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError
-from privml.base.strictjson import canonical, loads
+from privml.base.strictjson import Fields, canonical, loads
 
 MAX_REQUEST = 128 * 1024
 MAX_ANSWER = 12 * 1024 * 1024
+REQUEST_TIMEOUT = 10.0
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -79,6 +81,45 @@ def ask(
     if not isinstance(answer, dict):
         raise EvidenceError(f"{what} message: not an object")
     return answer
+
+
+def result_of(value: object, what: str) -> dict[str, Any]:
+    """What ``what`` answered by `converse`; ``RefusedRequest`` if it refused."""
+    answer = Fields(value, what)
+    if answer.has("error"):
+        error = answer.fields("error")
+        raise RefusedRequest(error.text("code"), error.text("message", limit=100_000))
+    result = answer.take("ok")
+    answer.end()
+    if not isinstance(result, dict):
+        raise EvidenceError(f"{what}.ok: not an object")
+    return result
+
+
+def converse(connection: socket.socket, allowed: Collection[int], answer: Callable[[object], dict[str, Any]]) -> None:
+    """Read one request of a user in ``allowed``, and answer it or say why not. No input raises an error here."""
+    with connection:
+        try:
+            if peer(connection)[1] not in allowed:
+                return
+            request = receive(connection, limit=MAX_REQUEST, timeout=REQUEST_TIMEOUT)
+            reply = _reply(answer, request)
+            connection.settimeout(REQUEST_TIMEOUT)
+            send(connection, reply)
+        except (OSError, EvidenceError):
+            return
+
+
+def _reply(answer: Callable[[object], dict[str, Any]], request: object) -> dict[str, Any]:
+    try:
+        return {"ok": answer(request)}
+    except RefusedRequest as refused:
+        code, why = refused.code, refused.message
+    except EvidenceError as malformed:
+        code, why = "malformed", malformed.message
+    except (PrivmlError, OSError) as error:
+        code, why = "unavailable", str(error)
+    return {"error": {"code": code, "message": why}}
 
 
 def listen(path: Path, *, mode: int, group: int | None = None) -> socket.socket:

@@ -4,6 +4,9 @@ A volume's filesystem is encrypted with AES-256-XTS, and dm-verity protects the 
 the verity device, so nothing that the host chooses is ever decrypted. The tweak of a sector is its index in sectors
 of 4096 bytes (dm-crypt's ``iv_large_sectors``). The key is in no file of the image. The configuration has a check
 value of it, by which a wrong key is named before anything is opened.
+
+A sector that is added after the filesystem has known plaintext (``LAST_SECTOR``): another numbering of the sectors
+leaves the first one as it is, and would be noticed by nothing but noise in what is read.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from privml.base.strictjson import Fields, canonical
 
 CIPHER = "aes-xts-plain64"
 SECTOR_SIZE = 4096
+LAST_SECTOR = b"privml-volume/v1\0".ljust(SECTOR_SIZE, b"\0")
+"""The plaintext of an encrypted volume's last sector."""
 KEY_SIZE = 64
 """Bytes of a volume's key: two different AES-256 keys, for the data and for the tweak."""
 MAX_GENERATION = 2**31 - 1

@@ -29,7 +29,8 @@ STAGES = tuple(STAGE_OF.values())
 TLS_KEY = ("tls", "spki-sha256")
 CHANNEL_KEY = ("channel", "ed25519")
 RECEIPT_KEY = ("receipt", "ed25519")
-RELEASE_KEYS = (("release", "x-wing"), ("release", "x25519"))
+RELEASE_USE = "release"
+RELEASE_KEYS = ((RELEASE_USE, "x-wing"), (RELEASE_USE, "x25519"))
 KEY_SIZES: Mapping[tuple[str, str], int] = {
     TLS_KEY: 32,
     CHANNEL_KEY: 32,

@@ -1,0 +1,346 @@
+"""Stage `keys` of a boot, with the processes and sockets of a guest: from the first document to ready."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from agent_guest import (
+    BROKER,
+    IMAGE,
+    LIMIT,
+    VOLUME_KEY,
+    Guest,
+    a_config,
+    a_crypt,
+    a_model,
+    encrypted,
+    guest,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from key_release import a_release
+from test_agent_purposes import predicted
+
+from privml.agent import keydelivery, wire
+from privml.agent.answers import Asked, Denied
+from privml.agent.attestation import Attestation
+from privml.agent.boot import Boot
+from privml.agent.keydelivery import RELEASE, REQUEST
+from privml.agent.progress import Progress
+from privml.base.strictjson import b64, loads
+from privml.channel.release import MAX_RELEASE, Release
+from privml.client import attested
+from privml.events import stages
+from privml.events.agent import parse_log
+from privml.events.configuration import Service, decode
+from privml.events.crypt import Broker, Crypt
+from privml.events.stages import KEY_RELEASE, STAGES
+from privml.evidence import merkle
+from privml.evidence.document import Document, parse
+from privml.evidence.report_data import compute
+from privml.evidence.sections import TLS_KEY, Keys
+
+NONCE = bytes(range(32))
+DATA_SIGNER = Ed25519PrivateKey.from_private_bytes(b"data".ljust(32))
+DATA = Broker("data", DATA_SIGNER.public_key().public_bytes_raw())
+CORPUS = a_crypt("corpus", "data")
+WANTED = {"broker": BROKER.ed25519.hex(), "name": "weights", "resource": "model/tiny", "generation": 1}
+TWO_OWNERS = {
+    "models": (
+        dataclasses.replace(a_model(), crypt=a_crypt()),
+        dataclasses.replace(a_model("corpus", 0xCC), crypt=CORPUS),
+    ),
+    "brokers": (DATA, BROKER),
+}
+
+
+class Waiting:
+    """A guest whose boot process waits for keys."""
+
+    def __init__(self, made: Guest, **changes: object) -> None:
+        self.made = made
+        self.boot: Boot = made.boot(**changes)
+        self.boot._interval = 0.02
+        self.result: list[bool] = []
+        self.thread = threading.Thread(target=lambda: self.result.append(self.boot.run()))
+
+    def ask(self, request: dict[str, object]) -> dict[str, object]:
+        """What the server asks of the boot process."""
+        answer = wire.ask(self.made.layout.release_socket, request, timeout=LIMIT)
+        return wire.result_of(answer, "boot process")
+
+    def report_data(self, root: bytes = NONCE) -> tuple[bytes, Keys]:
+        """The report data of a new quote, and the keys section."""
+        parts = self.ask({"op": "quote", "root": root.hex()})
+        names = ("header", "keys", "devices", "eventlog")
+        sections = {name: base64.b64decode(parts[name]) for name in names}  # type: ignore[arg-type]
+        return compute(root=root, **sections), Keys.decode(sections["keys"])
+
+    def a_release(self, crypt: Crypt | None = None, **changes: object) -> Release:
+        data, keys = self.report_data()
+        return a_release((crypt or a_crypt(),), data, keys, **changes)  # type: ignore[arg-type]
+
+    def bring(self, release: Release) -> dict[str, object]:
+        return self.ask({"op": "release", "release": b64(release.encode())})
+
+    def refused(self, release: Release) -> str:
+        with pytest.raises(wire.RefusedRequest) as caught:
+            self.bring(release)
+        return caught.value.code
+
+    def ended(self) -> bool:
+        """Whether the boot was a success, once it is over; the socket is gone."""
+        self.thread.join(LIMIT)
+        assert not self.made.layout.release_socket.exists()
+        return self.result[0]
+
+    def row(self, stage: str = "keys") -> tuple[str, str]:
+        rows = loads(self.made.layout.stages.read_bytes())["stages"]
+        return next((row["status"], row["detail"]) for row in rows if row["name"] == stage)
+
+
+@contextmanager
+def waiting(changes: dict[str, object] | None = None, **of_boot: object) -> Iterator[Waiting]:
+    with guest(a_config(**(changes or encrypted()))) as made:
+        found = Waiting(made, **of_boot)
+        found.thread.start()
+        made.wait_for(lambda: made.layout.release_socket.exists() or found.result, "release socket")
+        yield found
+        found.made.layout.release_socket.unlink(missing_ok=True)
+
+
+def files_with(root: Path, *secrets: bytes) -> list[str]:
+    """The files below ``root`` that have one of ``secrets``, raw, in hex or in base64."""
+    forms = [form for each in secrets for form in (each, each.hex().encode(), base64.b64encode(each))]
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path.name for path in files if any(form in path.read_bytes() for form in forms)]
+
+
+def document_of(made: Guest, nonce: bytes = NONCE) -> Document:
+    status, headers, body = made.request("GET", f"{REQUEST}?nonce={nonce.hex()}")
+    assert (status, headers["cache-control"]) == (200, "no-store")
+    return parse(body)
+
+
+def code_of(made: Guest, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    status, headers, answer = made.request(method, path, body)
+    assert ("retry-after" in headers) == (status in (429, 503))
+    return status, json.loads(answer)["error"]["code"]
+
+
+def test_a_boot_waits_for_its_key_over_the_network_and_becomes_ready() -> None:
+    """A courier's whole way: what is wanted, a document that the broker's verifier accepts, the release, ready."""
+    with guest(a_config(**encrypted())) as made:
+        reached = threading.Event()
+        found = Waiting(made, work={"services": lambda: (reached.wait(LIMIT), ("ok", ""))[1]})
+        made.start_server()
+        found.thread.start()
+        assert code_of(made, "GET", REQUEST) == (503, "keys-not-yet")
+        assert code_of(made, "POST", RELEASE, b"{}") == (503, "keys-not-yet")
+        reached.set()
+        made.wait_for(made.layout.release_socket.exists, "release socket")
+
+        assert made.json(REQUEST) == (200, {"wanted": [WANTED]})
+        assert code_of(made, "GET", f"{REQUEST}?nonce=00") == (400, "nonce")
+        assert code_of(made, "POST", REQUEST, b"{}") == (405, "method")
+        assert code_of(made, "GET", RELEASE) == (405, "method")
+        assert code_of(made, "GET", f"/.well-known/privml-attestation?nonce={NONCE.hex()}") == (503, "not-ready")
+        assert code_of(made, "POST", RELEASE, b"x" * (MAX_RELEASE + 1)) == (413, "too-large")
+        assert code_of(made, "POST", RELEASE, b"{}") == (400, "release-malformed")
+        assert code_of(made, "POST", RELEASE, b"{}") == (429, "too-soon")
+        assert found.boot._keys is not None
+        private = found.boot._keys._private["x25519"]
+        assert files_with(made.root, private._key.private_bytes_raw()) == []  # type: ignore[attr-defined]
+        waits = "waiting for weights for model/tiny, generation 1"
+        assert found.row() == ("running", waits)
+        assert f"privml: stage keys: {waits}" in made.said
+
+        document = document_of(made)
+        config = decode(made.layout.config.read_bytes())
+        keys = Keys.decode(document.keys)
+        assert judged(document, made) == ("accepted-simulated", ())
+        assert [event.name for event in parse_log(document.eventlog)] == ["config"]
+        root = merkle.build([NONCE]).root
+        data = compute(
+            header=document.header,
+            root=root,
+            keys=document.keys,
+            devices=document.devices,
+            eventlog=document.eventlog,
+        )
+        release = a_release((a_crypt(),), data, keys, kem="x25519")
+        time.sleep(keydelivery.INTERVAL)
+        status, _, body = made.request("POST", RELEASE, release.encode())
+        assert (status, json.loads(body)) == (
+            200,
+            {"released": [{"resource": "model/tiny", "generation": 1}], "missing": []},
+        )
+        assert found.ended(), made.said
+        assert found.row() == ("ok", "released: model/tiny, generation 1")
+        assert (found.boot._keys._private, found.boot._keys._keys) == ({}, {})
+
+        assert made.json("/readyz") == (200, {"ready": True})
+        for method, path in (("GET", REQUEST), ("GET", f"{REQUEST}?nonce={NONCE.hex()}"), ("POST", RELEASE)):
+            assert code_of(made, method, path, release.encode() if method == "POST" else None) == (503, "keys-closed")
+        status, _, body = made.request("GET", f"/.well-known/privml-attestation?nonce={NONCE.hex()}")
+        assert status == 200
+        assert parse_log(parse(body).eventlog) == stages.sequence(config)
+        assert [event.name for event in stages.sequence(config)][:3] == ["config", "keys", "model"]
+        key_is_nowhere_but_in_the_keyring(made)
+
+
+def judged(document: Document, made: Guest) -> tuple[str, tuple[object, ...]]:
+    """The verifier's judgement for key release, as a broker asks for it."""
+    from privml.evidence.tdx import signature
+    from privml.sim import quote as sim
+    from privml.verify.anchor import Built, Expected
+    from privml.verify.policy import Policy
+
+    config = decode(made.layout.config.read_bytes())
+    verdict = attested.judge(
+        document.encode(),
+        Expected(predicted(config), Built("out/x")),
+        Policy(purpose=KEY_RELEASE, allow_simulated=signature.root_der(sim.root_pem())),
+        now=int(time.time()),
+        nonce=NONCE,
+        tls_spki_sha256=Keys.decode(document.keys).find(*TLS_KEY),
+    ).verdict
+    return verdict.outcome.value, verdict.refusals
+
+
+def key_is_nowhere_but_in_the_keyring(made: Guest) -> None:
+    """The positive controls: the kernel was given the key, and the search finds one that is in a file."""
+    assert made.had_keys == [("privml:privml-model", VOLUME_KEY)] and made.keyring == {}
+    crypt = next(argv for argv in made.commands if argv[2] == "privml-model-plain")
+    assert crypt[-1] == (
+        f"0 32 crypt aes-xts-plain64 :64:logon:privml:privml-model 0 {made.layout.dev}/dm-1 0 "
+        "2 sector_size:4096 iv_large_sectors"
+    )
+    processes = [Path(f"/proc/{child.pid}/{name}") for child in made._children for name in ("cmdline", "environ")]
+    seen = "\n".join([*made.said, *map(" ".join, made.commands)]).encode()
+    seen += b"\n".join(path.read_bytes() for path in processes)
+    for form in (VOLUME_KEY, VOLUME_KEY.hex().encode(), base64.b64encode(VOLUME_KEY)):
+        assert form not in seen
+    assert files_with(made.root, VOLUME_KEY) == []
+    (made.root / "leak").write_bytes(b"x" + base64.b64encode(VOLUME_KEY))
+    assert files_with(made.root, VOLUME_KEY) == ["leak"]
+
+
+def test_a_release_is_for_one_boot_only_and_a_bad_one_ends_nothing() -> None:
+    with waiting() as first, waiting() as second:
+        release = first.a_release()
+        assert second.refused(release) == "release-other-boot"
+        assert second.refused(second.a_release(signer=DATA_SIGNER)) == "release-broker"
+        assert second.refused(second.a_release(keys=(b"x" * 64,))) == "release-wrong-key"
+        with pytest.raises(wire.RefusedRequest, match="unknown"):
+            second.ask({"op": "wanted", "release": ""})
+        assert second.thread.is_alive() and second.row()[0] == "running"
+        for each, given in ((first, release), (second, second.a_release())):
+            assert each.bring(given)["missing"] == []
+            assert each.ended(), each.made.said
+
+
+def test_the_machine_is_ready_only_when_both_owners_released() -> None:
+    with waiting(TWO_OWNERS) as found:
+        assert found.row()[1] == "waiting for weights for model/tiny, generation 1; data for corpus, generation 1"
+        release = found.a_release(CORPUS, signer=DATA_SIGNER)
+        assert found.bring(release) == {
+            "released": [{"resource": "corpus", "generation": 1}],
+            "missing": [{"broker": "weights", "resource": "model/tiny", "generation": 1}],
+        }
+        found.made.wait_for(lambda: found.row()[1] == "waiting for weights for model/tiny, generation 1", "detail")
+        assert found.refused(release) == "already-released"
+        assert found.refused(found.a_release(signer=DATA_SIGNER)) == "release-other-broker"
+        assert found.ask({"op": "wanted"}) == {"wanted": [WANTED]}
+        assert found.bring(found.a_release())["missing"] == []
+        assert found.ended(), found.made.said
+        assert [name for name, _ in found.made.had_keys] == ["privml:privml-model", "privml:privml-model-2"]
+
+
+def test_what_ends_while_keys_are_awaited_fails_the_boot() -> None:
+    service = Service("metrics", ("/usr/bin/metrics",), {}, 1 << 20, required=True)
+    with waiting(encrypted(services=(service,))) as found:
+        found.made.services["metrics"].living = False
+        assert not found.ended()
+        assert found.row("services") == ("failed", "the service metrics exited")
+        assert found.boot._keys is not None and found.boot._keys._private == {}
+
+
+def test_a_device_that_is_plugged_in_while_keys_are_awaited_fails_the_boot() -> None:
+    with waiting() as found:
+        found.made.add_pci(9, 0x1AF4, 0x1050)
+        assert not found.ended()
+        assert found.row("devices")[1] == "devices: 1 x virtio-gpu not declared"
+        assert not found.made.engine.started
+
+
+def test_a_restarted_attestor_goes_on_at_the_stage(again: float = LIMIT) -> None:
+    with waiting(attestor_again=again) as found:
+        before = found.a_release()
+        found.made.kill_attestor()
+        found.made.start_attestor()
+        found.made.wait_for(lambda: "attestor was started again" in found.made.said[-1], "restart")
+        assert found.bring(before)["missing"] == []  # it is the same boot
+        assert found.ended(), found.made.said
+
+
+def test_without_an_attestor_no_key_is_awaited() -> None:
+    with waiting(attestor_again=0.1) as found:
+        found.made.kill_attestor()
+        assert not found.ended()
+        assert found.row("platform")[0] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("plain", "why"),
+    [(bytes(len(IMAGE)), "it was encrypted with another key"), (IMAGE, "its sectors were numbered otherwise")],
+    ids=["key", "numbering"],
+)
+def test_a_volume_that_its_key_does_not_open_is_named_and_not_mounted(plain: bytes, why: str) -> None:
+    with waiting() as found:
+        found.made.plain = plain
+        found.bring(found.a_release())
+        assert not found.ended()
+        assert why in found.row("model")[1]
+        assert [argv[0] for argv in found.made.commands] == ["dmsetup", "dmsetup"]
+        assert found.boot._keys is not None and found.boot._keys._keys == {}
+
+
+def test_without_an_encrypted_model_nobody_waits_and_the_paths_do_not_exist() -> None:
+    with guest() as made:
+        made.start_server()
+        assert made.boot().run(), made.said
+        assert not made.layout.release_socket.exists()
+        for method, path in (("GET", REQUEST), ("POST", RELEASE)):
+            assert code_of(made, method, path) == (404, "no-keys")
+
+
+def test_one_release_at_a_time(tmp_path: Path) -> None:
+    from privml.agent.layout import Layout
+
+    layout = Layout(run=tmp_path)
+    progress = Progress(layout.stages, [stage.name for stage in STAGES])
+    progress.begin("keys")
+    delivery = keydelivery.KeyDelivery(a_config(**encrypted()), layout, Attestation(layout))
+    asked = Asked("POST", RELEASE, [], lambda _: b"{}")
+    codes = []
+    for held in (True, False, False):
+        if held:
+            delivery._turn.acquire()
+        with pytest.raises(Denied) as caught:
+            delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
+        codes.append((caught.value.status, caught.value.code, caught.value.retry_after))
+        if held:
+            delivery._turn.release()
+    assert codes == [(503, "busy", 1), (503, "unavailable", 1), (429, "too-soon", 1)]
+    progress.end("services", "failed", "gone")
+    with pytest.raises(Denied, match="failed in stage services") as caught:
+        delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
+    assert caught.value.code == "keys-closed"
