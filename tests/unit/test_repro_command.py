@@ -52,7 +52,7 @@ class Bench:
     def run(self, *words: str, **options: Any) -> None:
         given = {
             "html": None, "as_json": False, "keep": None, "output": None, "record": None, "lock_file": None,
-            "diffoscope": False, **options,
+            "key_files": (), "volumes": None, "diffoscope": False, **options,
         }  # fmt: skip
         verb.repro.callback(*words, **given)
 

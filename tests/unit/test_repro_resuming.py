@@ -23,7 +23,7 @@ class Builds:
         self.built: list[str] = []
         self.fails = ""
 
-    def __call__(self, leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
+    def __call__(self, leg: Leg, environment: Mapping[str, str], _: bytes) -> dict[str, str]:
         if leg.name == self.fails:
             raise BuildError("interrupted")
         self.built.append(leg.name)

@@ -73,6 +73,8 @@ def run(
     TARGET is a recipe's name or the directory of a built image. This needs no TDX and verifies nothing: to talk to an
     image on a machine that you do not own, use `verify` and `proxy`.
 
+    An image with encrypted models waits for their keys: meanwhile, `keys deliver` brings them from another terminal.
+
     With --tdx it runs as a TD, on the machine that `measure` predicts; exit status 5 where no TD can run, and
     `doctor --tdx` says why.
 
@@ -107,6 +109,10 @@ def run(
         started_here = td.started_td(launch, host)
     with started_here as machine:
         try:
+            for model in manifest.encrypted:
+                say(f"{model.volume} is encrypted: the guest waits for the key {model.key}")
+            if manifest.encrypted:
+                say(f"`privml-build keys deliver https://127.0.0.1:{machine.port} --broker URL` brings keys to it")
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout, show=say)
             say(f"ready after {seconds:.0f} s")
