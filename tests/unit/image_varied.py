@@ -24,7 +24,7 @@ from typing import Any
 import image_fake
 import pytest
 from image_fake import FIRMWARE, Fake, keep
-from image_volume import volume
+from image_volume import gpt, volume
 from model_signer import payload_in
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
@@ -38,6 +38,7 @@ from privml.events.gpt import Partition
 from privml.image.build import build
 from privml.image.root import SOURCE
 from privml.image.tools import ToolsTree
+from privml.image.volumekeys import VolumeKeys
 from privml.lock.addedarchives import archives_of
 from privml.lock.models import Firmware, Lock, Package, Tree
 from privml.lock.trees import agent_tree, guest_tree, images_folder, own_tree
@@ -144,6 +145,23 @@ def disk(label: str, tree: Path, seed: str, epoch: int) -> tuple[bytes, str]:
     return bytes(data), root_hash.hex()
 
 
+def over(label: str, blocks: bytes, seed: str) -> tuple[bytes, str]:
+    """A volume over blocks that were made before, with its root hash; the salt is of the seed."""
+    salt, identifier = hashlib.sha256(seed.encode()).digest(), uuid.uuid5(uuid.NAMESPACE_URL, seed).bytes
+    data = bytearray(volume(label))
+    data[DATA:HASHES] = blocks
+    data[HASHES + 16 : HASHES + 32] = identifier
+    data[HASHES + 88 : HASHES + 120] = salt
+    root_hash = hashlib.sha256(salt + blocks).digest()
+    data[HASHES + 1024 : HASHES + 1056] = root_hash
+    return bytes(data), root_hash.hex()
+
+
+def alone(label: str, body: bytes) -> bytes:
+    """The disk with its data partition only."""
+    return gpt([(label, 40, 55)]).ljust(DATA, b"\0") + body[DATA:HASHES]
+
+
 class Tools(ToolsTree):
     """Runs no program: writes what it would write."""
 
@@ -154,9 +172,15 @@ class Tools(ToolsTree):
             label = (work / "repart/10-data.conf").read_text()
             name = re.search(r"(?m)^Label=(.+)$", label)
             assert name is not None
-            body, root_hash = disk(name[1], work / "tree", seed, int(env["SOURCE_DATE_EPOCH"]))
-            (work / "volume.raw").write_bytes(body)
-            keep_tree(self.root, body, work / "tree", int(env["SOURCE_DATE_EPOCH"]))
+            if "CopyBlocks=" in label:
+                body, root_hash = over(name[1], (work / "blocks").read_bytes(), seed)
+            else:
+                body, root_hash = disk(name[1], work / "tree", seed, int(env["SOURCE_DATE_EPOCH"]))
+                if (work / "repart/11-verity.conf").exists():
+                    keep_tree(self.root, body, work / "tree", int(env["SOURCE_DATE_EPOCH"]))
+                else:
+                    body = alone(name[1], body)
+            (work / Path(argv[-1]).name).write_bytes(body)
             return Completed(0, json.dumps([{"roothash": root_hash}]).encode(), b"")
         if argv[0] == "ukify":
             uname = next(word for word in argv if word.startswith("--uname=")).partition("=")[2]
@@ -354,14 +378,16 @@ class Workshop:
         document: Mapping[str, Any],
         files: Mapping[str, str] = MappingProxyType({}),
         name: str = "varied",
+        volumes: VolumeKeys | None = None,
         **changes: Any,
     ) -> Path:
-        """Build a recipe; the image's directory."""
+        """Build a recipe; the image's directory. ``volumes`` is where encrypted volumes come from."""
         self.fake.recipe = self.recipe(side, document, files, name)
         self.fake.lock = self.lock(self.fake.recipe, **changes)
         self.fake.installed(*self.fake.lock.packages)
         output = self.folder / side / "out"
-        build(self.fake.order(tools=lambda: self.tools, predictor=Predictor()), output)
+        order = self.fake.order(tools=lambda: self.tools, predictor=Predictor(), volumes=volumes or VolumeKeys())
+        build(order, output)
         return output
 
     def compared(self, one: Path, two: Path) -> Report:

@@ -18,7 +18,7 @@ from pathlib import Path
 import attestation_samples as samples
 import click
 import pytest
-from test_image_manifest import sample, without_model
+from test_image_manifest import encrypted, sample, without_model
 
 from privml.base import errors
 from privml.base.errors import BuildError, EvidenceError, PrivmlError, RecipeError, UsageError
@@ -27,15 +27,20 @@ from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
 from privml.cli.completion import SHELLS
 from privml.cli.main import GROUPS, TITLES, VERBS, main
-from privml.cli.measure_image import described
+from privml.cli.measure_image import by_purpose, described
+from privml.cli.run import awaited
 from privml.client import anchors
 from privml.client.environment import client_variables
 from privml.client.guests import Guests
 from privml.client.receipts import Receipts
+from privml.events.agent import AgentEvent, replay
+from privml.events.event import Evidence
+from privml.events.registers import RTMR3
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
 from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped
+from privml.statement.launch import Accepted
 
 CODES = {
     "Differs": 1,
@@ -279,6 +284,29 @@ def test_registers_shared_by_all_sizes_are_printed_once() -> None:
     with_events = described([small, large], events=True)
     assert sum("uki.efi .initrd" in line for line in with_events) == 1
     assert sum("TD HOB" in line for line in with_events) == 2
+
+
+def test_rtmr3_is_printed_for_each_purpose_if_there_are_several() -> None:
+    predicate = samples.PREDICATE
+    assert by_purpose(predicate) == []
+    events = (predicate.agent_events[0], AgentEvent("keys", b"{}"), *predicate.agent_events[1:])
+    registers = {**predicate.launches[0].registers, RTMR3: Accepted((replay(events),), Evidence.SOURCE)}
+    launch = dataclasses.replace(predicate.launches[0], registers=registers, events=())
+    purposes = {"key-release": 1, "serve": len(events)}
+    lines = by_purpose(dataclasses.replace(predicate, agent_events=events, purposes=purposes, launches=(launch,)))
+    assert lines == [
+        "rtmr3 by the purpose of a document",
+        f"  {replay(events[:1]).hex()}  key-release, after 1 of {len(events)} agent events",
+        f"  {replay(events).hex()}  serve, after {len(events)} of {len(events)} agent events",
+    ]
+
+
+def test_run_names_the_keys_that_a_guest_waits_for(tmp_path: Path) -> None:
+    assert awaited(sample(tmp_path), 8443) == []
+    assert awaited(encrypted(tmp_path), 8443) == [
+        "model.raw is encrypted: the guest waits for the key `model/small`, generation 2, of broker owner",
+        "deliver with `privml-build keys deliver https://127.0.0.1:8443 --broker URL`",
+    ]
 
 
 # -- completion --------------------------------------------------------------------------------------------------

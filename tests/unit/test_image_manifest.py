@@ -15,6 +15,7 @@ import pytest
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical, loads, pretty
 from privml.events.agent import AgentEvent, engine_event, model_event
+from privml.events.crypt import Crypt
 from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output import manifest
@@ -208,7 +209,7 @@ def test_a_manifest_without_a_model_round_trips(folder: Path) -> None:
         (True, ("engine",), None, ": models without an engine, or an engine without models"),
         (True, ("artefacts", "model.raw"), None, ".artefacts.model.raw: null, expected an object"),
         (True, ("models", 0, "verity"), None, ".models[0].verity: null, expected an object"),
-        (True, ("models", 0, "crypt"), {}, ".models[0].crypt: expected null"),
+        (True, ("models", 0, "crypt"), 1, ".models[0].crypt: "),
         (True, ("models", 0, "volume"), "root.raw", ".models: expected the volumes model.raw, in this order"),
         (True, ("models", 0, "volume"), "model-2.raw", ".models: `model-2.raw` is not listed in the artefacts"),
         (False, ("models",), [{}], ".models[0].name: missing"),
@@ -248,6 +249,56 @@ def test_a_model_requires_its_volume_and_the_reverse(
     data = (sample(folder) if with_model else without_model(folder)).encode()
     with pytest.raises(EvidenceError, match=re.escape(f"manifest{text}")):
         manifest.decode(bent(data, path, lambda at, key: at.__setitem__(key, value)))
+
+
+def encrypted(folder: Path) -> Manifest:
+    """The manifest of an image whose model is encrypted."""
+    made = sample(folder)
+    crypt = Crypt("owner", "model/small", 2, b"c" * 32)
+    events = (made.agent_events[0], AgentEvent("keys", b"{}"), *made.agent_events[1:])
+    models = (replace(made.models[0], crypt=crypt),)
+    return replace(made, models=models, agent_events=events, purposes={"key-release": 1, "serve": 5})
+
+
+def test_an_encrypted_model_is_described_by_what_is_public_of_its_key(folder: Path) -> None:
+    made = encrypted(folder)
+    assert manifest.decode(made.encode()) == made
+    assert loads(made.encode())["models"][0]["crypt"] == {
+        "cipher": "aes-xts-plain64", "sector_size": 4096, "broker": "owner", "resource": "model/small",
+        "generation": 2, "check": "63" * 32,
+    }  # fmt: skip
+    assert made.encrypted == made.models
+    assert made.models[0].key == "`model/small`, generation 2, of broker owner"
+    assert sample(folder).encrypted == () and sample(folder).models[0].key == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"purposes": {"serve": 5}},
+        {"agent_events": tuple(AgentEvent(name, b"{}") for name in ("config", "model", "engine", "system-ready"))},
+        {"models": "plain"},
+    ],
+)
+def test_an_encrypted_model_its_event_and_its_purpose_come_together(folder: Path, change: dict[str, Any]) -> None:
+    made = encrypted(folder)
+    changes = {"models": sample(folder).models} if "models" in change else change
+    purposes = {"purposes": {"key-release": 1, "serve": 4}} if "agent_events" in change else {}
+    with pytest.raises(EvidenceError, match="one `keys` event and the purpose `key-release` are given if, and only"):
+        manifest.decode(replace(made, **changes, **purposes).encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cipher", "aes-cbc"), ("sector_size", 512), ("broker", "Owner"), ("resource", "/"), ("generation", 0),
+        ("check", "63"), ("more", 1),
+    ],
+)  # fmt: skip
+def test_a_malformed_encryption_is_refused(folder: Path, field: str, value: object) -> None:
+    data = bent(encrypted(folder).encode(), ("models", 0, "crypt"), lambda at, key: at[key].__setitem__(field, value))
+    with pytest.raises(EvidenceError, match=rf"manifest.models\[0\].crypt.*{field}"):
+        manifest.decode(data)
 
 
 @pytest.mark.parametrize("event", [model_event("small", "5" * 64), engine_event("llama-server", ["/x"])])

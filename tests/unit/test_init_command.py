@@ -92,6 +92,8 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
             "inference.models.files.",
             "archives.",
             "inference.models.signature.",
+            "inference.models.encrypt.",
+            "keys.",
             "files.",
             "exceptions.",
             "services.",

@@ -25,6 +25,7 @@ from privml.base.errors import MeasurementError, Refused
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.lock.lockfile import read_lock
+from privml.output.volumekey import VolumeKey
 from privml.publish import changes, check, legs, roles, version
 from privml.publish.changes import Place
 from privml.publish.signing import Signing
@@ -840,3 +841,14 @@ def test_a_published_folder_outside_the_checkout_works_too(begun: Project) -> No
     begun.done("root", "roles.toml", "--in", "../elsewhere", keys=(*ROOTS, "online"))
     begun.done(NAME, "--version", "1.0", "--in", "../elsewhere", keys=(*PUBLISHERS, "online"))
     begun.done("check", "../elsewhere")
+
+
+def test_a_volume_key_that_no_model_needs_is_refused_before_the_builds(begun: Project) -> None:
+    VolumeKey("model/small", 1, bytes(range(64))).write(begun.folder.parent / "small.key")
+    before = begun.builds
+    outcome = begun.version("1.1", "--volume-key", "../small.key")
+    assert (outcome.code, begun.builds) == (2, before)
+    assert "demo-cpu has no resource `model/small`, expected none: no model is encrypted" in outcome.stderr
+    words = ("--as", "dora", "--key", "../private/dora", "--volume-key", "../small.key")
+    outcome = Outcome(begun.capsys, "endorse", f"{NAME}@1.0", *words)
+    assert (outcome.code, begun.builds) == (2, before)

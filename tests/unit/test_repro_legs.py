@@ -8,25 +8,30 @@ import pwd
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import image_fake
 import pytest
 
 from privml.base import run as base_run
 from privml.base.errors import BuildError, HostError
+from privml.base.strictjson import b64
 from privml.image import build as room
 from privml.image.root import Probe
 from privml.image.tools import ToolsTree
+from privml.output import volumekey
+from privml.output.volumekey import VolumeKey
 from privml.repro import child, legs, namespaces, surroundings
 from privml.repro.surroundings import CLOCK_FOLDER, CLOCK_LIBRARY, Leg
 from privml.repro.variations import NAMES
 from privml.store.objects import Store
 
 LEG = Leg(
-    name="b", recipe="r.yaml", lock="l.json", tools_lock="t.json", refreshed=False, workspace="/w", output="/w/out",
-    store="/s", import_from="/o", umask=0o077, processors=1, host_name="h.invalid", user=namespaces.MAPPED,
-    clock="+400d",
+    name="b", recipe="r.yaml", lock="l.json", tools_lock="t.json", refreshed=False, volumes="/v", workspace="/w",
+    output="/w/out", store="/s", import_from="/o", umask=0o077, processors=1, host_name="h.invalid",
+    user=namespaces.MAPPED, clock="+400d",
 )  # fmt: skip
 
 
@@ -149,7 +154,7 @@ def test_a_directory_that_other_users_cannot_read_is_named(tmp_path: Path) -> No
 def test_a_failing_leg_fails_the_command_with_its_output(tmp_path: Path) -> None:
     leg = replace(LEG, workspace=str(tmp_path), host_name="", user="", recipe=str(tmp_path / "none.yaml"))
     with pytest.raises(BuildError, match=r"none\.yaml") as caught:
-        legs._build(leg, {"TZ": "UTC"})
+        legs._build(leg, {"TZ": "UTC"}, b"[]")
     assert caught.value.exit_code == 6
 
 
@@ -159,16 +164,16 @@ def test_a_leg_in_which_no_tool_ran_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
     leg = replace(LEG, workspace=str(tmp_path), user="", host_name="")
     with pytest.raises(BuildError, match="not an independent build"):
-        legs._build(leg, {"TZ": "UTC"})
+        legs._build(leg, {"TZ": "UTC"}, b"[]")
     seen["tool_clock"] = "2026-01-01T00:00:00Z"
     (tmp_path / "home-of-b").rmdir()
-    assert legs._build(leg, {"TZ": "UTC"}) == seen
+    assert legs._build(leg, {"TZ": "UTC"}, b"[]") == seen
 
 
 def test_a_leg_without_observations_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legs, "run", lambda *_, **__: None)
     with pytest.raises(HostError, match="did not write its observations"):
-        legs._build(replace(LEG, workspace=str(tmp_path), user=""), {})
+        legs._build(replace(LEG, workspace=str(tmp_path), user=""), {}, b"[]")
 
 
 def etc(folder: Path, subuid: str, subgid: str | None = None) -> Path:
@@ -247,3 +252,26 @@ def test_a_leg_that_needs_more_than_the_memory_is_on_the_disk(
     assert reasons == {}
     assert legs._memory(reasons, 9 << 30) == legs.disk()
     assert reasons == {"file_system": "less than 9 GiB of memory are free"}
+
+
+def test_a_key_reaches_a_leg_through_a_pipe_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = VolumeKey("model/small", 1, bytes(range(64)))
+    seen: dict[str, bytes] = {}
+
+    def run(words: list[str], *, env: dict[str, str], stdin: bytes, **_: object) -> None:
+        seen["rest"] = repr((words, env)).encode() + (tmp_path / "leg.json").read_bytes()
+        # The process reads it as the leg's own does, in a build that stops at once.
+        monkeypatch.setattr(child.sys, "stdin", SimpleNamespace(buffer=BytesIO(stdin)))
+        monkeypatch.setattr(child, "work", lambda leg, keys: seen.update(keys=volumekey.encode_all(keys)))
+        monkeypatch.setattr(child, "enter", lambda *_: None)
+        assert child.main(words[-1]) == 0
+        (tmp_path / child.OBSERVED).write_text(json.dumps({"tool_clock": "now"}))
+
+    monkeypatch.setattr(legs, "run", run)
+    given = volumekey.encode_all((key,))
+    legs._build(replace(LEG, workspace=str(tmp_path), user=""), {}, given)
+    assert seen["keys"] == given
+    assert b"leg.json" in seen["rest"] and b"t.json" in seen["rest"]
+    forms = (key.key, key.key.hex().encode(), b64(key.key).encode())
+    assert [form in given for form in forms] == [False, False, True], "the pipe has it"
+    assert not any(form in seen["rest"] for form in forms)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from privml.base.errors import BuildError
+from privml.base.strictjson import b64
+from privml.image.volumekeys import VolumeKeys
+from privml.output.volumekey import VolumeKey
 from privml.recipe.loader import shipped
 from privml.repro import legs, resuming
 from privml.repro.legs import Inputs, two_legs
@@ -23,7 +26,7 @@ class Builds:
         self.built: list[str] = []
         self.fails = ""
 
-    def __call__(self, leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
+    def __call__(self, leg: Leg, environment: Mapping[str, str], _: bytes) -> dict[str, str]:
         if leg.name == self.fails:
             raise BuildError("interrupted")
         self.built.append(leg.name)
@@ -96,6 +99,23 @@ def test_legs_of_other_inputs_are_built_again(
     builds.built.clear()
     texts(replace(inputs, refreshed=True), keep)
     assert builds.built == ["a", "b"]
+
+
+def test_a_leg_of_another_key_is_built_again_and_no_note_has_a_key(
+    inputs: Inputs, tmp_path: Path, builds: Builds
+) -> None:
+    one, two = (VolumeKey("model/small", 1, bytes(range(n, n + 64))) for n in range(2))
+    keep, with_key = tmp_path / "keep", replace(inputs, volumes=VolumeKeys.of([one]))
+    interrupted(with_key, keep, builds)
+    note = (keep / ".leg-a.json").read_bytes()
+    assert b64(one.key).encode() not in note and one.key.hex().encode() not in note
+    builds.built.clear()
+    texts(replace(inputs, volumes=VolumeKeys.of([two])), keep)
+    assert builds.built == ["a", "b"]
+    interrupted(with_key, keep, builds)
+    builds.built.clear()
+    texts(with_key, keep)
+    assert builds.built == ["b"]
 
 
 @pytest.mark.parametrize("note", [b"", b"{}", b"[1]", b'{"key":1,"leg":{},"seen":{}}'])

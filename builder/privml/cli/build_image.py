@@ -17,6 +17,7 @@ from privml.cli.output import print_json, show
 from privml.image import build as room
 from privml.image.build import BuildResult, Order
 from privml.image.target import Target, check_output, recipes_directory, resolve
+from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace
 from privml.lock.locate import tools_lock_path
 from privml.lock.refresh import refresh_hint
@@ -29,12 +30,16 @@ _ROOM = "free some space, or choose another directory with --output; `privml-bui
 
 @dataclass(frozen=True)
 class Asked:
-    """The words of the command line: the recipe, the output folder, a lock other than the recipe's, and pools."""
+    """The words of the command line: the recipe, the output folder, a lock other than the recipe's, pools, the files
+    of volumes' keys, and the image whose encrypted volumes are taken.
+    """
 
     target: str
     output: Path | None
     lock_file: Path | None
     pools: tuple[str, ...]
+    key_files: tuple[Path, ...] = ()
+    volumes: Path | None = None
 
 
 def build(asked: Asked, *, force: bool) -> BuildResult:
@@ -82,6 +87,7 @@ def _order(asked: Asked, found: Target) -> Order:
         predictor=ImagePredictor(place.store.root, recipes_directory(found)),
         refreshed=place.is_refreshed(recipe, lock),
         pools=place.pools,
+        volumes=VolumeKeys.read(asked.key_files, asked.volumes),
     )
 
 

@@ -11,7 +11,9 @@ from privml.base.errors import Differs, UsageError
 from privml.base.files import write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
 from privml.cli.published import folder_option
+from privml.cli.volumekeys import volume_key_option
 from privml.image.target import resolve
+from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories
 from privml.publish import endorse as work
@@ -33,10 +35,20 @@ from privml.statement.rebuilders import Rebuilder, encode, is_who
     required=True,
     help="Your own private key: a file in PEM or OpenSSH's format, or pkcs11:... It must not be a publisher's.",
 )
+@volume_key_option
 @folder_option
 @click.option("--record-difference", is_flag=True, help="Sign and write also that your build differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def endorse(wanted: str, *, who: str, uri: str, folder: Path, record_difference: bool, as_json: bool) -> None:
+def endorse(
+    wanted: str,
+    *,
+    who: str,
+    uri: str,
+    key_files: tuple[Path, ...],
+    folder: Path,
+    record_difference: bool,
+    as_json: bool,
+) -> None:
     """Build NAME@VERSION twice from this checkout, compare it with what was published, and sign the result.
 
     The publisher's artefacts are not needed: digests are compared, and the bytes of the signed statement. The
@@ -60,7 +72,8 @@ def endorse(wanted: str, *, who: str, uri: str, folder: Path, record_difference:
     workplace = Workplace()
     recipe, lock, _ = inputs_of(workplace, found)
     work.check_sources(version.release, recipe.digest, lock.digest)
-    made = work.compared(version, legs.build_twice(workplace, found, [folder]), int(time.time()))
+    volumes = VolumeKeys.read(key_files, None)
+    made = work.compared(version, legs.build_twice(workplace, found, [folder], volumes=volumes), int(time.time()))
     same = made.result == rebuild.IDENTICAL
     ready = work.Endorsement.of(made, who, key)
     written = folder / ready.path if same or record_difference else None

@@ -13,6 +13,7 @@ from privml.cli.completion import TARGET
 from privml.cli.demonstration import demonstration_option
 from privml.cli.output import print_json, show
 from privml.cli.trusted import TrustWords, trust_options
+from privml.cli.volumekeys import key_options
 from privml.image.unchanged import Question, Unchanged, watched
 from privml.output import manifest
 from privml.output.manifest import Manifest
@@ -53,6 +54,7 @@ from privml.store.objects import Store
     type=click.Path(path_type=Path),
     help="Fetch the published version NAME@VERSION instead of building, relying on this root (root.json).",
 )
+@key_options
 @trust_options
 @demonstration_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
@@ -64,6 +66,8 @@ def image(
     lock_file: Path | None,
     pools: tuple[str, ...],
     render_only: Path | None,
+    key_files: tuple[Path, ...],
+    volumes: Path | None,
     root: Path | None,
     trusted: TrustWords,
     allow_demonstration: bool,
@@ -73,6 +77,10 @@ def image(
 
     TARGET is a recipe's name or file. Only what its lock names is used: from the store, then from pools (folders or
     web addresses with files named sha256/ab/cdef...), then from the mirrors of this machine.
+
+    A model with `encrypt` gets its volume encrypted by the key in --key FILE. The key goes nowhere else: whoever has
+    none takes the encrypted volume of an image with --volumes DIR, and builds all else. Exit status then: 2 a key is
+    missing or of no volume, 4 the file is not a key's or others can read it, or the volume is not the image's.
 
     With --trust, TARGET is NAME@VERSION, and nothing is built: the version is followed from the root as `verify
     --trust` does, and its artefacts come by their SHA-256 from pools. A pool may also be an OCI image layout or
@@ -84,12 +92,20 @@ def image(
       privml-build image demo-cpu
       privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
       privml-build image demo-cpu --render-only /tmp/tree
+      privml-build image my-image --key model.key
+      privml-build image my-image --volumes out/theirs -o out/mine
       privml-build image demo-cpu@2026.11.1 --trust root.json \\
         --index https://SERVER/measurements --pool https://SERVER/pool
       privml-build image demo-cpu@2026.11.1 --trust root.json \\
         --log-policy policy.txt --rebuilders people.json:2 --pool pool
     """
-    of_builds = {"--force": force, "--lock": lock_file, "--render-only": render_only}
+    of_builds = {
+        "--force": force,
+        "--lock": lock_file,
+        "--render-only": render_only,
+        "--key": key_files,
+        "--volumes": volumes,
+    }
     if root is not None:
         if wrong := [option for option, given in of_builds.items() if given]:
             raise UsageError(f"{wrong[0]} is for a build, and with --trust nothing is built")
@@ -105,7 +121,8 @@ def image(
             f"`{target}` is a published version: it needs --trust",
             hint="--trust ROOT names the root that you trust; without @VERSION, the recipe is built",
         )
-    plain = not force and not pools and render_only is None
+    # A key is read and compared each time.
+    plain = not force and not pools and render_only is None and not key_files and volumes is None
     question = Question(Store(), target, output, lock_file)
     if plain and (known := question.recall()) is not None:
         for line in known.said:
@@ -116,7 +133,7 @@ def image(
         # Not for an image that is known to be unchanged: loading this takes most of the time of a full check.
         from privml.cli.build_image import Asked, build, render
 
-        asked = Asked(target, output, lock_file, pools)
+        asked = Asked(target, output, lock_file, pools, key_files, volumes)
         if render_only is not None:
             render(asked, render_only, as_json=as_json)
             return

@@ -30,6 +30,8 @@ def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
         show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
         show(f"  from {model.source}, licence {model.licence or 'not declared'}")
         show(f"  signed by {model.signature}" if model.signature else "  not signed")
+        if model.key:
+            show(f"  encrypted, with the key {model.key}")
     if not manifest.models:
         show("no model")
     if manifest.boot_disk is not None:

@@ -11,7 +11,7 @@ from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json, show
 from privml.events.event import Evidence, seen_words
-from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
+from privml.events.registers import MRTD, RTMR3, RTMRS, TDX_REGISTERS
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
@@ -105,7 +105,7 @@ def _show(predicate: Predicate, shapes: tuple[Size, ...], *, events: bool, as_js
     elif as_json:
         print_json(predicate.to_dict())
     else:
-        show(*described(predicate.launches, events=events))
+        show(*described(predicate.launches, events=events), *by_purpose(predicate))
 
 
 def _of_cloud(name: str, directory: Path) -> GcePlatformFile | None:
@@ -202,6 +202,17 @@ def described(launches: Sequence[MeasuredLaunch], *, events: bool) -> list[str]:
         for size, table in zip(sizes, tables, strict=True):
             lines += [size.label, *(line for name in TDX_REGISTERS if name not in common for line in table[name])]
     return lines
+
+
+def by_purpose(predicate: Predicate) -> list[str]:
+    """Lines with RTMR3 in documents for each purpose, if the image gives documents for several."""
+    if len(predicate.purposes) < 2:
+        return []
+    lines = []
+    for purpose, count in sorted(predicate.purposes.items(), key=lambda item: item[1]):
+        for value in sorted({predicate.runtime_of(launch, purpose).hex() for launch in predicate.launches}):
+            lines.append(f"  {value}  {purpose}, after {count} of {len(predicate.agent_events)} agent events")
+    return [f"{RTMR3} by the purpose of a document", *lines]
 
 
 def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[str]:

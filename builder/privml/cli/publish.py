@@ -17,7 +17,9 @@ from privml.cli.completion import TARGET
 from privml.cli.output import ask_secret, print_json, show
 from privml.cli.published import check, folder_option, site
 from privml.cli.usage import Verb
+from privml.cli.volumekeys import volume_key_option
 from privml.image.target import OUT, resolve
+from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace
 from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
@@ -146,6 +148,7 @@ def _say(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_
     metavar="DIR|URL",
     help="Also put the image's artefacts into this pool, from which others fetch them (`image --trust`).",
 )
+@volume_key_option
 @_options
 def version(
     target: str,
@@ -153,6 +156,7 @@ def version(
     number: str,
     serial: int | None,
     pool: str | None,
+    key_files: tuple[Path, ...],
     folder: Path,
     keys: tuple[str, ...],
     proposed: Path | None,
@@ -183,7 +187,7 @@ def version(
             copied, size = filled.fill(image, manifest, number)
             say(f"{filled.shown}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
 
-    build = legs.build_twice(Workplace(), found, apart, put)
+    build = legs.build_twice(Workplace(), found, apart, put, VolumeKeys.read(key_files, None))
     files = changes.new_version(place, name, number, build, serial)
     _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
 

@@ -12,8 +12,10 @@ from privml.base.errors import Differs, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
+from privml.cli.volumekeys import key_options
 from privml.image import madeby
 from privml.image.target import check_output, resolve
+from privml.image.volumekeys import Given, VolumeKeys
 from privml.image.workplace import Workplace
 from privml.lock.refresh import refresh_hint
 from privml.output import manifest as manifests
@@ -58,6 +60,7 @@ _SHOWN = 20
 @click.option(
     "--lock", "lock_file", type=click.Path(path_type=Path), help="Build from this lock, made by `lock --refresh-to`."
 )
+@key_options
 @click.option("--diffoscope", is_flag=True, help="Run diffoscope, which must be installed, on files that differ.")
 def repro(
     target: str,
@@ -68,6 +71,8 @@ def repro(
     output: Path | None,
     record: Path | None,
     lock_file: Path | None,
+    key_files: tuple[Path, ...],
+    volumes: Path | None,
     diffoscope: bool,
 ) -> None:
     """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
@@ -79,6 +84,9 @@ def repro(
     reported with its layer, its likely cause and how to fix it. What could not be varied is reported as `not varied`,
     with the reason. The digests are compared with measurements/NAME/current.json, unless the lock is a refreshed one.
 
+    Encrypted volumes need their keys, or --volumes DIR: both images then have the ciphertext of the image in DIR, and
+    the report says that it was given and not made.
+
     \b
     Examples:
       privml-build repro demo-cpu
@@ -86,6 +94,7 @@ def repro(
       privml-build repro demo-cpu --html repro.html
       privml-build repro demo-cpu --record measurements/demo-cpu/current.json
       privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json
+      privml-build repro out/my-image --volumes out/my-image
     """
     found = resolve(target)
     if found.recipe is None and lock_file is not None:
@@ -94,7 +103,8 @@ def repro(
         check_output(output)
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
-    recipe, lock, inputs = inputs_of(place, found)
+    recipe, lock, inputs = inputs_of(place, found, VolumeKeys.read(key_files, volumes))
+    given = inputs.volumes.given_of(recipe)
     if inputs.refreshed and record is not None:
         raise UsageError(
             "--record needs an image built from the committed lock, and this one is refreshed",
@@ -120,7 +130,7 @@ def repro(
     state = None if digests is None else current.record_of(recipe.name, digests, refreshed=inputs.refreshed)
     show_report(
         f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json,
-        refreshed=inputs.refreshed, record=state,
+        refreshed=inputs.refreshed, record=state, given=given,
     )  # fmt: skip
     if found.recipe is None and digests and (others := current.differences(current.of(found.directory), digests)):
         lines = "\n".join(f"  {line}" for line in others)
@@ -136,8 +146,12 @@ def show_report(
     as_json: bool,
     refreshed: bool = False,
     record: current.RecordCheck | None = None,
+    given: Sequence[Given] = (),
 ) -> None:
-    """Print the report; ``Differs`` when there is a difference."""
+    """Print the report; ``Differs`` when there is a difference.
+
+    ``given`` are the encrypted volumes that both images have from another one.
+    """
     if html is not None:
         write_atomic(html, page(title, report, variations, record.text() if record else "").encode())
     if as_json:
@@ -148,9 +162,12 @@ def show_report(
                 "refreshed": refreshed,
                 "record": None if record is None else record.to_dict(),
                 "variations": [variation.to_dict() for variation in variations],
+                **({"given": [each.to_dict() for each in given]} if given else {}),
             }
         )
     else:
+        for each in given:
+            show(each.text())
         for variation in variations:
             show(variation.text())
         for layer in Layer:
@@ -173,4 +190,5 @@ def show_report(
         )
     if not report.equal:
         raise Differs("nothing was compared")
-    show("the images are equal, bit for bit", err=as_json)
+    but = f"; {', '.join(each.model.volume for each in given)} was given, not made" if given else ""
+    show(f"the images are equal, bit for bit{but}", err=as_json)

@@ -16,6 +16,7 @@ from privml.cli.paths import Existing
 from privml.host.ladder import require_tdx
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
+from privml.output.manifest import Manifest
 from privml.vm import td
 from privml.vm.ask import await_ready, complete, fetch
 from privml.vm.launch import launch_of
@@ -73,6 +74,8 @@ def run(
     TARGET is a recipe's name or the directory of a built image. This needs no TDX and verifies nothing: to talk to an
     image on a machine that you do not own, use `verify` and `proxy`.
 
+    An image with encrypted models waits for their keys: meanwhile, `keys deliver` brings them from another terminal.
+
     With --tdx it runs as a TD, on the machine that `measure` predicts; exit status 5 where no TD can run, and
     `doctor --tdx` says why.
 
@@ -107,6 +110,8 @@ def run(
         started_here = td.started_td(launch, host)
     with started_here as machine:
         try:
+            for line in awaited(manifest, machine.port):
+                say(line)
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout, show=say)
             say(f"ready after {seconds:.0f} s")
@@ -127,3 +132,11 @@ def run(
         finally:
             if console:
                 show_text(Path(machine.console).read_text(errors="replace"), err=True)
+
+
+def awaited(manifest: Manifest, port: int) -> list[str]:
+    """Lines with the keys that the guest waits for before it is ready, and what delivers them."""
+    lines = [f"{model.volume} is encrypted: the guest waits for the key {model.key}" for model in manifest.encrypted]
+    if lines:
+        lines.append(f"deliver with `privml-build keys deliver https://127.0.0.1:{port} --broker URL`")
+    return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import say, step
 from privml.events import configuration, volumes
+from privml.events.crypt import Crypt
 from privml.events.verity import Verity
 from privml.image import (
     compiledwheels,
@@ -46,6 +47,7 @@ from privml.image.leftovers import remove_leftovers
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
+from privml.image.volumekeys import Encryption, VolumeKeys, missing, without_given
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock, Package, VendorFile
@@ -83,7 +85,8 @@ class Tools(Protocol):
 class Order:
     """What to build, from which inputs and with which tools. ``tools_lock`` is the path of the tools lock.
 
-    ``refreshed``: the lock is not the recipe's committed one; the manifest records this.
+    ``volumes`` is where encrypted volumes come from. ``refreshed``: the lock is not the recipe's committed one; the
+    manifest records this.
     """
 
     recipe: Recipe
@@ -94,6 +97,7 @@ class Order:
     predictor: Predictor
     refreshed: bool = False
     pools: Sequence[Pool] = ()
+    volumes: VolumeKeys = field(default_factory=VolumeKeys)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class _Job:
     order: Order
     tools: ToolsTree
     before: Earlier | None
+    encrypted: tuple[Encryption | None, ...]
     forced: bool
     probe: root_volume.Probe | None
     in_memory: bool
@@ -153,19 +158,38 @@ def build(
     forced = force or probe is not None
     with locked(output.parent / f".{output.name}.lock"):
         before = None if forced or not output.is_dir() else steps.earlier(output, order.store.seen)
-        if before is not None and (found := _whole(order, before)) is not None:
+        encrypted = order.volumes.of_models(order.recipe, _crypts(before))
+        if before is not None and (found := _whole(order, before, encrypted)) is not None:
             return found
+        _check_keys(order, before, encrypted)
         tools = order.tools()
         store_local(order.recipe, order.store)
-        _bring(order, forced=forced)
+        _bring(order, encrypted, forced=forced)
         remove_leftovers(output, tools.remove_of_subordinates)
-        job = _Job(order, tools, before, forced, probe, in_memory)
+        job = _Job(order, tools, before, encrypted, forced, probe, in_memory)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
     return BuildResult(output, made, because)
 
 
-def _bring(order: Order, *, forced: bool = False) -> None:
+def _crypts(before: Earlier | None) -> Sequence[Crypt | None]:
+    return () if before is None else [model.crypt for model in before.models]
+
+
+def _check_keys(order: Order, before: Earlier | None, encrypted: Sequence[Encryption | None]) -> None:
+    """``UsageError`` before any work if a volume must be made again and nothing is given to make it from."""
+    for number, one in enumerate(encrypted):
+        if one is not None and one.key is None and one.given is None and _why(order, number, before, one.crypt):
+            raise missing(order.recipe, number)
+
+
+def _why(order: Order, number: int, before: Earlier | None, crypt: Crypt | None) -> tuple[str, ...]:
+    """Why the volume of a model must be rebuilt."""
+    usable = before if before is not None and number < len(before.models) else None
+    return steps.why(volumes.file(number), inputs.model(order.lock, number, crypt), usable, forced=False)
+
+
+def _bring(order: Order, encrypted: Sequence[Encryption | None], *, forced: bool = False) -> None:
     """Fetch what the build needs; a driver's toolchain only if its modules must be compiled."""
     lock, store = order.lock, order.store
     packages: list[Package | VendorFile] = [*lock.debs]
@@ -174,7 +198,8 @@ def _bring(order: Order, *, forced: bool = False) -> None:
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
     packages += lock.compiler_debs
     diskroom.check_store(lock, store)
-    bring(store, packages, lock.wheels, lock.models, folder=order.recipe.path.parent, pools=order.pools)
+    models = without_given(lock, encrypted).models
+    bring(store, packages, lock.wheels, models, folder=order.recipe.path.parent, pools=order.pools)
     bring_tables(store, platforms_of(order.recipe), order.pools, [order.recipe.path.parent])
 
 
@@ -202,11 +227,15 @@ def _wheels(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Pa
     return pythonwheels.with_made(found, compiledwheels.compiled(lock, store, tools, work / "compiled"))
 
 
-def _whole(order: Order, before: Earlier) -> BuildResult | None:
+def _whole(order: Order, before: Earlier, encrypted: Sequence[Encryption | None]) -> BuildResult | None:
     """The existing image, if every step is cached."""
     if len(before.models) != len(order.lock.models):
         return None
-    now = _inputs(order, before.models)
+    models = [
+        replace(model, crypt=None if one is None else one.crypt)
+        for model, one in zip(before.models, encrypted, strict=True)
+    ]
+    now = _inputs(order, models)
     because = steps.decide(now, before, forced=False, base_kept=False)
     if any(because.values()):
         return None
@@ -290,16 +319,28 @@ def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) 
 
 def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
     """Build or reuse the volume of one model."""
-    name = volumes.file(number)
-    before = job.before if job.before is not None and number < len(job.before.models) else None
-    because = steps.why(name, inputs.model(job.lock, number), before, forced=job.forced)
+    name, one = volumes.file(number), job.encrypted[number]
+    crypt = None if one is None else one.crypt
+    because = ("a full rebuild was requested",) if job.forced else _why(job.order, number, job.before, crypt)
     steps.announce(name, because)
-    if before is not None and not because:
-        before.take(name, out)
-        return before.models[number]
+    if job.before is not None and not because:
+        job.before.take(name, out)
+        # The broker is not an input of the volume.
+        return replace(job.before.models[number], crypt=crypt)
     with step(f"Making {name}"):
-        place = work / f"model{number}"
-        return modelvolume.make(number, job.lock, job.store, job.tools, place, out)
+        return _made(job.order, job.tools, number, one, work / f"model{number}", out)
+
+
+def _made(order: Order, tools: ToolsTree, number: int, one: Encryption | None, place: Path, out: Path) -> ModelVolume:
+    """Build the volume of one model: plain, encrypted, or with the ciphertext that is given."""
+    lock, store = order.lock, order.store
+    if one is None:
+        return modelvolume.make(number, lock, store, tools, place, out)
+    if one.key is not None:
+        return modelvolume.make_encrypted(number, lock, store, tools, place, out, one.key, one.crypt.broker)
+    if one.given is None:
+        raise missing(order.recipe, number)
+    return modelvolume.take(number, lock, tools, place, out, one.given, one.crypt.broker)
 
 
 def _root_and_uki(
@@ -370,8 +411,9 @@ def render_only(order: Order, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
+    encrypted = order.volumes.of_models(recipe)
     store_local(recipe, store)
-    _bring(order)
+    _bring(order, encrypted)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
@@ -379,7 +421,7 @@ def render_only(order: Order, directory: Path) -> None:
         for number in range(len(lock.models)):
             with step(f"Building {volumes.file(number)} for its root hash"):
                 place = work / f"model{number}"
-                models.append(modelvolume.make(number, lock, store, tools, place, work))
+                models.append(_made(order, tools, number, encrypted[number], place, work))
         config = configuration.encode(measured_config(recipe, lock, models))
         driver = _driver_files(recipe, lock, store, tools, work)
         wheels = _wheels(recipe, lock, store, tools, work)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
 from privml.events import boots, configuration, volumes
+from privml.events.crypt import Broker
 from privml.image.modelvolume import ModelVolume
 from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
@@ -26,7 +27,10 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
         engine=_engine(recipe, lock, models),
-        models=tuple(configuration.Model(model.name, _entry(recipe) or model.file, model.verity) for model in models),
+        models=tuple(
+            configuration.Model(model.name, _entry(recipe) or model.file, model.verity, model.crypt)
+            for model in models
+        ),
         devices=_devices(recipe),
         rtmr3=lock.rtmr3,
         services=tuple(
@@ -46,6 +50,10 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         metrics=content.agent.metrics,
         callers=content.agent.callers,
         issuer=None if content.agent.issuer is None else bytes.fromhex(content.agent.issuer),
+        brokers=tuple(
+            Broker(name, bytes.fromhex(broker.ed25519))
+            for name, broker in sorted(content.keys.brokers.items() if content.keys else ())
+        ),
     )
 
 
@@ -113,6 +121,8 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    if recipe.content.keys is not None:
+        found["keys"] = recipe.origin("keys.brokers")
     if recipe.content.boot == boots.DISK:
         found[DISK] = recipe.origin("boot")
     if recipe.content.gpu is not None:

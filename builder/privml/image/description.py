@@ -65,6 +65,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
                 lock.revision_of(locked),
                 locked.licence,
                 None if locked.signature is None else Signature(**locked.signature.model_dump()),
+                model.crypt,
             )
             for number, (model, locked) in enumerate(zip(made.models, lock.models, strict=True))
         ),

@@ -15,6 +15,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import boots, configuration, volumes
+from privml.events.crypt import Crypt
 from privml.image import code, driver
 from privml.lock.models import Lock, Package, Runfile, Tree
 from privml.lock.trees import TRITON_FOLDER
@@ -37,6 +38,7 @@ _SHOWN = 60
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # Modules whose code determines the output of a step. Packages and files that they only copy are inputs of their own.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
+_CRYPT_CODE = ("image/encryption.py",)
 _BASE_CODE = ("image/render.py", "image/root.py")
 _ROOT_CODE = (
     *_BASE_CODE,
@@ -157,7 +159,7 @@ def inputs_of(
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    models = {volumes.file(number): model(lock, number) for number in range(len(lock.models))}
+    models = {volumes.file(number): model(lock, number, one.crypt) for number, one in enumerate(config.models)}
     steps = {
         **models,
         BASE: base,
@@ -183,12 +185,17 @@ def inputs_of(
     return StepInputs(tuple(model.file for model in config.models), steps, recipe=recipe.effective)
 
 
-def model(lock: Lock, number: int) -> Inputs:
-    """The inputs of a model volume. It is built first, because its root hash is an input of later steps."""
+def model(lock: Lock, number: int, crypt: Crypt | None) -> Inputs:
+    """The inputs of a model volume. It is built first, because its root hash is an input of later steps.
+
+    Of the key it has the check value, which is public.
+    """
     chosen = lock.models[number]
+    key = {} if crypt is None else {"volume key": f"{crypt.resource}/{crypt.generation} {crypt.check.hex()}"}
     return {
-        **_common(lock, _MODEL_CODE),
+        **_common(lock, _MODEL_CODE if crypt is None else (*_MODEL_CODE, *_CRYPT_CODE)),
         "model name": chosen.name,
+        **key,
         **{f"model file {file.path}": file.sha256 for file in chosen.files},
         **({"chat template": chosen.chat_template.sha256} if chosen.chat_template else {}),
     }

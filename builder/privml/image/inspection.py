@@ -31,6 +31,7 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
                 "revision": model.revision,
                 "licence": model.licence,
                 "signature": model.signature and model.signature.to_dict(),
+                "crypt": model.crypt and model.crypt.to_dict(),
                 **model.verity.to_dict(),
             }
             for model in manifest.models

@@ -16,6 +16,7 @@ from privml.base import strictjson
 from privml.events import boots, network
 from privml.events.agent import NAMES
 from privml.events.configuration import MAX_GPUS
+from privml.events.crypt import CIPHER, MAX_GENERATION, MAX_RESOURCE, SECTOR_SIZE
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
@@ -85,7 +86,7 @@ def manifest_schema() -> dict[str, Any]:
                     "revision": {"description": "A wheel's version or a hub's commit.", **_OR_NULL},
                     "licence": _OR_NULL,
                     "verity": _VERITY,
-                    "crypt": {"type": "null"},
+                    "crypt": {"anyOf": [{"$ref": "#/$defs/crypt"}, {"type": "null"}]},
                 },
                 {
                     "signature": {
@@ -149,11 +150,19 @@ def manifest_schema() -> dict[str, Any]:
         "hash_start": {"description": "The block of the hash partition at which the tree begins.", **_SIZE},
         "block_size": {"const": BLOCK_SIZE},
     }
+    crypt = {
+        "cipher": {"const": CIPHER},
+        "sector_size": {"const": SECTOR_SIZE},
+        "broker": _TEXT,
+        "resource": {"type": "string", "maxLength": MAX_RESOURCE},
+        "generation": {**_COUNT, "maximum": MAX_GENERATION},
+        "check": _SHA256,
+    }
     return {
         "$schema": schema.DIALECT,
         "title": "privml-build manifest",
         **_object(fields, late),
-        "$defs": {"verity": _object(verity)},
+        "$defs": {"verity": _object(verity), "crypt": _object(crypt)},
     }
 
 

@@ -36,7 +36,7 @@ class Earlier:
     def models(self) -> tuple[ModelVolume, ...]:
         """The model volumes."""
         pairs = zip(self.manifest.models, self.record.model_files, strict=True)
-        return tuple(ModelVolume(model.name, file, model.verity) for model, file in pairs)
+        return tuple(ModelVolume(model.name, file, model.verity, model.crypt) for model, file in pairs)
 
     def take(self, name: str, target: Path) -> None:
         """Copy or link the file ``name`` of this image into ``target``."""

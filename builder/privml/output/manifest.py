@@ -15,8 +15,10 @@ from typing import Any
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent, boots, network, volumes
-from privml.events.agent import ENGINE, GPU_READY, MODEL, AgentEvent
+from privml.events.agent import ENGINE, GPU_READY, KEYS, MODEL, AgentEvent
+from privml.events.crypt import Crypt
 from privml.events.registers import REGISTERS
+from privml.events.stages import KEY_RELEASE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.machine.platform import Size
@@ -46,7 +48,7 @@ class Model:
     """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters.
 
     ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit. The file has no
-    ``signature`` for a model without one.
+    ``signature`` for a model without one. ``crypt`` is None for a volume that is not encrypted.
     """
 
     name: str
@@ -57,6 +59,13 @@ class Model:
     revision: str | None
     licence: str | None
     signature: Signature | None = None
+    crypt: Crypt | None = None
+
+    @property
+    def key(self) -> str:
+        """In words, the key of an encrypted volume; empty for one that is not encrypted."""
+        crypt = self.crypt
+        return "" if crypt is None else f"`{crypt.resource}`, generation {crypt.generation}, of broker {crypt.broker}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,11 @@ class Manifest:
         return (ROOT, *(model.volume for model in self.models))
 
     @property
+    def encrypted(self) -> tuple[Model, ...]:
+        """The models whose volumes are encrypted."""
+        return tuple(model for model in self.models if model.crypt is not None)
+
+    @property
     def boot_disk(self) -> str | None:
         """The file of the disk that firmware boots from; None for a direct boot."""
         return DISK if self.boot == boots.DISK else None
@@ -167,7 +181,7 @@ class Manifest:
                         "revision": model.revision,
                         "licence": model.licence,
                         "verity": model.verity.to_dict(),
-                        "crypt": None,
+                        "crypt": None if model.crypt is None else model.crypt.to_dict(),
                         **({} if model.signature is None else {"signature": model.signature.to_dict()}),
                     }
                     for model in self.models
@@ -251,6 +265,14 @@ def _check(manifest: Manifest) -> None:
         raise EvidenceError(f"manifest.gpus: given if, and only if, agent_events has `{GPU_READY}`")
     if names.count(MODEL) != len(manifest.models) or names.count(ENGINE) != (manifest.engine is not None):
         raise EvidenceError("manifest.agent_events: expected one `model` event per model and one `engine` event")
+    encrypted = manifest.encrypted
+    if names.count(KEYS) != bool(encrypted) or (KEY_RELEASE in manifest.purposes) != bool(encrypted):
+        raise EvidenceError(
+            f"manifest: one `{KEYS}` event and the purpose `{KEY_RELEASE}` are given if, and only if, a model is "
+            "encrypted"
+        )
+    if len({model.crypt and model.crypt.resource for model in encrypted}) != len(encrypted):
+        raise EvidenceError("manifest.models: one resource is the key of two models")
 
 
 def read(directory: Path) -> Manifest:
@@ -298,10 +320,14 @@ def _model(item: Any, number: int) -> Model:
         fields.text_or_null("revision"),
         fields.text_or_null("licence"),
         signature_from(fields.fields("signature")) if fields.has("signature") else None,
+        _crypt(fields.fields_or_null("crypt")),
     )
-    fields.null("crypt")
     fields.end()
     return model
+
+
+def _crypt(fields: Fields | None) -> Crypt | None:
+    return None if fields is None else Crypt.from_fields(fields)
 
 
 def _engine(fields: Fields | None) -> Engine | None:

@@ -11,6 +11,7 @@ from privml.base.errors import Differs, InputsError, Refused, UsageError
 from privml.base.run import run
 from privml.image import provenance, sbom
 from privml.image.target import Target
+from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace
 from privml.lock.lockfile import serialise
 from privml.output import manifest as manifests
@@ -29,9 +30,15 @@ _DOCUMENTS = (MANIFEST, PREDICTION_FILE, sbom.FILE, provenance.FILE)
 
 
 def build_twice(
-    place: Workplace, target: Target, apart: Sequence[Path], use: Callable[[Path, Manifest], None] | None = None
+    place: Workplace,
+    target: Target,
+    apart: Sequence[Path],
+    use: Callable[[Path, Manifest], None] | None = None,
+    volumes: VolumeKeys | None = None,
 ) -> Build:
     """Build ``target``, a recipe, twice; ``apart`` are the folders that may have changes: of the measurements.
+
+    ``volumes`` has the keys of encrypted volumes.
 
     When both builds agree, ``use`` gets the directory of one and its manifest, before the builds are removed.
     ``Refused`` for sources that are not committed, ``InputsError`` for another lock than the committed one,
@@ -43,7 +50,7 @@ def build_twice(
     tool = Path(privml.__file__).resolve().parent
     if not is_installed(target.recipe) and (tool.parents[1] / ".git").exists():
         committed(tool, apart)
-    recipe, lock, inputs = inputs_of(place, target)
+    recipe, lock, inputs = inputs_of(place, target, volumes)
     if inputs.refreshed:
         raise InputsError(f"{recipe.name} cannot be published from a refreshed lock, expected the committed one")
     tools = bring(place, recipe, lock, inputs)

@@ -19,6 +19,7 @@ from privml.base.errors import RecipeError
 from privml.engines.engine import NumberOption, Value
 from privml.engines.registry import ENGINES
 from privml.recipe import modelsource
+from privml.recipe.encryption import Encrypt
 from privml.recipe.section import CONFIG, ROOT, Section, Slug, about, distinct, given, one_of
 
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -258,6 +259,15 @@ class Model(Section):
         about(
             "Who signed the model: `lock` refuses files that are not exactly the signed ones.",
             "{file: models/model.sig, key: models/signer.pem}",
+        ),
+    ] = None
+    encrypt: Annotated[
+        Encrypt | None,
+        given("`broker` and `resource`; leave it out for a volume that anyone can read"),
+        about(
+            "Whose key encrypts the model's volume. The guest waits for the key before it opens the model.",
+            "{broker: owner, resource: model/smollm2}",
+            CONFIG,
         ),
     ] = None
 

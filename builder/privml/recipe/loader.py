@@ -19,7 +19,7 @@ from privml.engines.registry import engine_named
 from privml.events import network
 from privml.events.boots import DIRECT
 from privml.events.variants import PRODUCTION
-from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python
+from privml.recipe import archives, compiled, document, encryption, exceptions, gpu, migration, python
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.gceplatform import KIND, GcePlatformFile
@@ -180,7 +180,7 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
     kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
     for model in (effective["inference"] or {"models": []})["models"]:
-        for name in [name for name in ("chat_template", "signature") if model[name] is None]:
+        for name in [name for name in ("chat_template", "signature", "encrypt") if model[name] is None]:
             del model[name]
     if effective["gpu"] is not None:
         _without_unused_fabric(effective["gpu"])
@@ -190,7 +190,19 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     }
     added = Agent.late()
     agent = {key: value for key, value in effective["agent"].items() if key not in added or value != added[key]}
-    late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "root", "sysctl")
+    late = (
+        "archives",
+        "exceptions",
+        "files",
+        "gpu",
+        "keys",
+        "network",
+        "packages",
+        "programs",
+        "python",
+        "root",
+        "sysctl",
+    )
     found = {key: value for key, value in effective.items() if value or key not in late}
     if found["boot"] == DIRECT:
         del found["boot"]
@@ -357,7 +369,7 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled))
+    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled, encryption))
     for path, rule, text in (problem for group in problems for problem in group):
         mark = mark_of(path, source)
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"

@@ -25,6 +25,7 @@ from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.compression import DEFAULT, Root
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
+from privml.recipe.encryption import Keys
 from privml.recipe.finding import RuleBroken
 from privml.recipe.gpu import Gpu
 from privml.recipe.hardware import DEVICE_SCHEMA, Device, Shape, kind_and_count
@@ -263,6 +264,15 @@ class Content(Section):
         Inference | None,
         given("fields; leave it out for an image that only attests"),
         about("The inference service; an image without it only attests.", moves=CONFIG),
+    ] = None
+    keys: Annotated[
+        Keys | None,
+        given("`brokers`; leave it out if no model is encrypted"),
+        about(
+            "The keys of encrypted models.",
+            "{brokers: {owner: {ed25519: d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a}}}",
+            moves=CONFIG,
+        ),
     ] = None
     gpu: Annotated[
         Gpu | None,

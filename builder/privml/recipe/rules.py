@@ -307,6 +307,24 @@ _ALL = (
         "systemd.resource-control(5)",
     ),
     Rule(
+        "key-broker",
+        "error",
+        "read",
+        "Each encrypted model names a broker of `keys.brokers`, and each broker has a key of its own and a model.",
+        "One key service for each project was a condition that was written nowhere, and a deployment for two failed. "
+        "Here the recipe names whose keys a guest waits for, and a model without a broker is never opened.",
+        "NVIDIA/NVFlare#5312",
+    ),
+    Rule(
+        "key-resource",
+        "error",
+        "read",
+        "Each encrypted model has a key of its own.",
+        "XTS under one key shows which blocks of two volumes are equal, and a key that is released for one volume "
+        "opens the other.",
+        "cryptsetup(8)",
+    ),
+    Rule(
         "python-requirement",
         "error",
         "read",

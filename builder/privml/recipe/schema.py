@@ -21,7 +21,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 RECIPE_FILE = "recipe.schema.json"
 PLATFORM_FILE = "platform.schema.json"
 _NULL = {"type": "null"}
-_SECTIONS = ("Base", "Kernel", "FirmwareOf", "Engine", "Inference", "Agent")
+_SECTIONS = ("Base", "Kernel", "FirmwareOf", "Engine", "Inference", "Agent", "Keys")
 _LISTED = ("Model", "AddedFile", "AddedArchive")
 
 

@@ -225,6 +225,10 @@ OUTSIDE: tuple[Cause, ...] = (
     Cause("image-register", "RTMR1 to RTMR3 depend on the UKI, its command line and the configuration",
           "see the UKI's sections and the root hash", ("register",)),
     Cause("verity-salt", "the verity salt is not derived from the recipe", "fix Seed=", ("verity",), ("*salt",)),
+    Cause("volume-key", "the volume is encrypted by another key, or in one build only",
+          "build both with one key file", ("encryption",)),
+    Cause("ciphertext", "the ciphertext depends on the key and on every byte of the model",
+          "see the key's check value; build both with one key and one lock", ("ciphertext",)),
     Cause("tree-hash", "the root hash depends on the tree", "see the tree's first difference", ("verity",)),
     Cause("partition-id", "partition ids depend on the root hash, or on Seed=", "see the root hash; fix Seed=",
           ("gpt",), ("*id",)),
@@ -256,8 +260,8 @@ TABLE = (*TREE, *OUTSIDE)
 INTENDED = Cause("intended", "the recipe or its inputs differ here", "nothing, if the change is wanted", ())
 # Consequences of another reported difference, which is the one to look at.
 FOLLOWS = frozenset({
-    "firmware-register", "image-register", "tree-hash", "other-command-line", "other-initrd", "partition-id",
-    "partition-place", "filesystem-size", "document-field", "explained-above",
+    "ciphertext", "firmware-register", "image-register", "tree-hash", "other-command-line", "other-initrd",
+    "partition-id", "partition-place", "filesystem-size", "document-field", "explained-above",
 })  # fmt: skip
 BY_ID = {cause.id: cause for cause in TABLE}
 # Check all globs at once: with tens of thousands of differences, most paths match no row.

@@ -58,6 +58,7 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     # Only the models in a wheel get into the image.
     "wheel": (Group.INPUTS, ()),
     "model": (Group.INPUTS, BY_CONFIG),
+    "volume key": (Group.INPUTS, BY_CONFIG),
     # Only in manifests, where verifiers read it.
     "model signature": (Group.INPUTS, ()),
     "kernel option": (Group.INPUTS, BY_UKI),

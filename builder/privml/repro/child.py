@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from privml.base import strictjson
@@ -13,9 +14,12 @@ from privml.base.steps import complain, step
 from privml.image.build import Order, build
 from privml.image.root import Probe
 from privml.image.tools import ensure
+from privml.image.volumekeys import VolumeKeys, without_given
 from privml.lock.contents import digests
 from privml.lock.lockfile import read_lock, read_tools_lock
 from privml.lock.models import Lock, ToolsLock
+from privml.output import volumekey
+from privml.output.volumekey import VolumeKey
 from privml.recipe.loader import load
 from privml.repro import surroundings
 from privml.repro.namespaces import enter
@@ -26,7 +30,7 @@ from privml.vm.predicted import ImagePredictor
 OBSERVED = "observed.json"
 
 
-def work(leg: Leg) -> None:
+def work(leg: Leg, keys: Sequence[VolumeKey] = ()) -> None:
     """Build the leg's image and write the observations into its workspace."""
     os.umask(leg.umask)
     if leg.processors:
@@ -35,9 +39,11 @@ def work(leg: Leg) -> None:
     recipe = load(Path(leg.recipe))
     lock, tools_lock = read_lock(Path(leg.lock)), read_tools_lock(Path(leg.tools_lock))
     store = Store(Path(leg.store))
+    volumes = VolumeKeys.of(keys, Path(leg.volumes) if leg.volumes else None)
     if leg.import_from:
         with step("Importing the inputs into an empty store"):
-            bring_from(Store(Path(leg.import_from)), store, lock, tools_lock)
+            needed = without_given(lock, volumes.of_models(recipe))
+            bring_from(Store(Path(leg.import_from)), store, needed, tools_lock)
     tools = surroundings.with_clock(ensure(store, tools_lock), leg.clock)
     seen = surroundings.look_around(leg, tools)
     clocks = {TOOL_CLOCK: workspace / TOOL_CLOCK, SCRIPT_CLOCK: workspace / SCRIPT_CLOCK}
@@ -51,6 +57,7 @@ def work(leg: Leg) -> None:
         tools=lambda: tools,
         predictor=ImagePredictor(store.root, Path(leg.recipe).parent),
         refreshed=leg.refreshed,
+        volumes=volumes,
     )
     # The file system below the output is one of the things that vary.
     build(order, output, force=True, probe=probe, in_memory=False)
@@ -70,10 +77,11 @@ def main(path: str) -> int:
     """Enter the leg's namespaces and build; the exit status is that of the error, as on the command line."""
     leg = Leg.decode(Path(path).read_bytes())
     try:
+        keys = volumekey.decode_all(sys.stdin.buffer.read())
         status = enter(leg.host_name or None, leg.user)
         if status is not None:
             return status if status >= 0 else 1
-        work(leg)
+        work(leg, keys)
     except PrivmlError as error:
         complain(f"leg {leg.name}: {error.message}")
         if error.hint:

@@ -62,6 +62,7 @@ class Comparer:
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
+    encrypted: set[str] = field(default_factory=set)
     look: Look | None = None
     looks: int = 0
 
@@ -208,7 +209,23 @@ class Comparer:
                 a, b = (str(pair.get(fact, "none")) for pair in facts)
                 if a != b:
                     self.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "verity", a, b, "verity", fact)
+        self._crypts(found[0], found[1])
         self._packages(found[0], found[1])
+
+    def _crypts(self, a: Manifest, b: Manifest) -> None:
+        """Compare how the volumes are encrypted. Of two ciphertexts under different keys nothing can be said."""
+        tables = [{model.volume: model.crypt for model in manifest.models} for manifest in (a, b)]
+        for volume in dict.fromkeys([*tables[0], *tables[1]]):
+            crypts = [table.get(volume) for table in tables]
+            if crypts == [None, None]:
+                continue
+            self.encrypted.add(volume)
+            facts = [{} if crypt is None else crypt.to_dict() for crypt in crypts]
+            for fact in dict.fromkeys([*facts[0], *facts[1]]):
+                self.count(Layer.ROOT_HASH)
+                one, two = (str(each.get(fact, "none")) for each in facts)
+                if one != two:
+                    self.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "encryption", one, two, "encryption", fact)
 
     def _packages(self, a: Manifest, b: Manifest) -> None:
         tables = [{row.name: f"{row.version} {row.sha256[:16]}" for row in manifest.packages} for manifest in (a, b)]
@@ -242,7 +259,9 @@ class Comparer:
     def _partition(self, name: str, label: str, parts: tuple[Partition, Partition]) -> None:
         paths = [side / name for side in self.sides]
         place = f"{name}:{label}"
-        erofs = [disk.erofs_facts(path, part) for path, part in zip(paths, parts, strict=True)]
+        # A ciphertext has no file system to describe, whatever its bytes look like.
+        readable = () if name in self.encrypted else zip(paths, parts, strict=True)
+        erofs = [disk.erofs_facts(path, part) for path, part in readable] or [{}, {}]
         verity = [disk.verity_facts(path, part) for path, part in zip(paths, parts, strict=True)]
         self._facts(Layer.PARTITIONS, place, "erofs", *erofs)
         self._facts(Layer.ROOT_HASH, place, "verity", *verity)
@@ -256,6 +275,9 @@ class Comparer:
         if sums[0] == sums[1]:
             self.count(Layer.TREE)
             self.notes.append(f"{place}: byte-identical, so the trees are identical")
+            return
+        if name in self.encrypted:
+            self.plain(Layer.PARTITIONS, place, "ciphertext", sums[0], sums[1], "ciphertext")
             return
         before = len(self.findings)
         try:

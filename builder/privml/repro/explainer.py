@@ -38,6 +38,7 @@ _DERIVED = {
     re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "gpu", "variant"),
     re.compile(r"etc/ld\.so\.cache|usr/lib/locale/.*"): _INSTALLED,
 }
+_OF_MODELS = ("model", "volume key")
 _PACKAGES = ("package", "kernel package", "driver package")
 _OVERLAY = "overlay"
 # The build sets these itself, so a package hardly changes them.
@@ -110,7 +111,7 @@ class Explainer:
         names = {models[number].name for models in listed if number < len(models)}
         return [
             *self._measured(self._fields(f"inference.models[{number}]" if both else "inference")),
-            *(change.title for change in self._of_kind.get("model", ()) if change.name in names),
+            *(change.title for kind in _OF_MODELS for change in self._of_kind.get(kind, ()) if change.name in names),
             *self._kinds("times"),
         ]
 
@@ -260,6 +261,7 @@ class Explainer:
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "services": self._service(key),
             "network": self._card(key),
+            "keys": self._fields("keys"),
         }
         return rules.get(first, self._kinds("agent file"))
 
@@ -368,7 +370,10 @@ class Explainer:
             "kernel": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "root": self._root(),
             "firmware": [*self._fields("firmware", "base"), *self._kinds("firmware package")],
-            "models": [*self._fields("inference.models"), *self._kinds("model", "model signature", "wheel", "times")],
+            "models": [
+                *self._fields("inference.models"),
+                *self._kinds("model", "volume key", "model signature", "wheel", "times"),
+            ],
             "engine": [*self._fields("inference"), *self._kinds("package")],
             "exceptions": self._fields("exceptions"),
             "config_sha256": self._moving("rtmr3"),

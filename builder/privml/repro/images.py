@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from privml.base.errors import BuildError
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock.models import Lock
+from privml.output.manifest import Manifest
 from privml.repro.change import Change, Group
 from privml.repro.changes import changes, moved, package_changes
 from privml.repro.compare import Surroundings, compare
@@ -87,10 +89,20 @@ def of(one: Side, two: Side, report: Report) -> ImageDiff:
 
 
 def input_changes(a: Side, b: Side) -> list[Change]:
-    """What differs between the locks of two images, but for what the recipes tell."""
+    """What differs between the locks and volume keys of two images, but for what the recipes tell."""
+    keys = list(_volume_keys(a.manifest, b.manifest))
     if a.lock is None or b.lock is None:
-        return list(package_changes(a.manifest, b.manifest))
-    return [change for change in lock_changes(a.lock, b.lock) if change.kind not in _TOLD_ELSEWHERE]
+        return [*package_changes(a.manifest, b.manifest), *keys]
+    return [*(each for each in lock_changes(a.lock, b.lock) if each.kind not in _TOLD_ELSEWHERE), *keys]
+
+
+def _volume_keys(a: Manifest, b: Manifest) -> Iterator[Change]:
+    """The keys of volumes that are encrypted on both sides, by what is public of them."""
+    tables = [{model.name: model.crypt for model in each.models if model.crypt is not None} for each in (a, b)]
+    for name in sorted({*tables[0]} & {*tables[1]}):
+        one, two = (f"{table[name].generation} {table[name].check.hex()[:16]}.." for table in tables)
+        if one != two:
+            yield Change("volume key", name, f"generation {one}", f"generation {two}")
 
 
 def owners_of(lock: Lock, store: Store) -> Owners:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from privml.base.errors import InputsError, UsageError
 from privml.image import madeby
 from privml.image.target import Target
+from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.make import check
@@ -13,16 +14,18 @@ from privml.recipe.loader import Recipe, find, load
 from privml.repro.legs import Inputs
 
 
-def inputs_of(place: Workplace, target: Target) -> tuple[Recipe, Lock, Inputs]:
-    """The recipe and lock for rebuilding ``target``.
+def inputs_of(place: Workplace, target: Target, volumes: VolumeKeys | None = None) -> tuple[Recipe, Lock, Inputs]:
+    """The recipe and lock for rebuilding ``target``, with its encrypted volumes from ``volumes``.
 
     ``UsageError`` if a built image lacks its locks, ``InputsError`` if its recipe has changed since.
     """
+    taken = volumes or VolumeKeys()
     if target.recipe is not None:
         recipe, lock = place.recipe_and_lock(target.recipe)
         path = place.lock_file or recipe.lock_path
         tools_lock = tools_lock_path(target.recipe, place.lock_file)
-        return recipe, lock, Inputs(target.recipe, path, tools_lock, refreshed=place.is_refreshed(recipe, lock))
+        refreshed = place.is_refreshed(recipe, lock)
+        return recipe, lock, Inputs(target.recipe, path, tools_lock, refreshed, taken)
     manifest = target.manifest()
     made = madeby.read(target.directory, manifest)
     if made is None:
@@ -38,4 +41,4 @@ def inputs_of(place: Workplace, target: Target) -> tuple[Recipe, Lock, Inputs]:
             hint="restore that version of the recipe",
         )
     check(recipe, made.lock, inputs_now(recipe, made.tools_path), path=made.lock_path)
-    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)
+    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, manifest.refreshed, taken)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from privml.base.files import remove_tree
 from privml.base.freememory import free_memory
 from privml.base.run import BASE_ENVIRONMENT, run
 from privml.base.steps import step
+from privml.image.volumekeys import VolumeKeys
 from privml.lock.trees import images_folder
+from privml.output import volumekey
 from privml.recipe.loader import load
 from privml.repro import child
 from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, unprivileged_account
@@ -39,12 +41,15 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What both legs build: a recipe, its lock and tools lock, and whether the lock is not the committed one."""
+    """What both legs build: a recipe, its lock and tools lock, whether the lock is not the committed one, and where
+    encrypted volumes come from.
+    """
 
     recipe: Path
     lock: Path
     tools_lock: Path
     refreshed: bool = False
+    volumes: VolumeKeys = field(default_factory=VolumeKeys)
 
 
 @dataclass(frozen=True)
@@ -68,22 +73,25 @@ def two_legs(
     """
     reasons: dict[str, str] = {}
     files = (inputs.lock, inputs.tools_lock)
-    resuming = keep and Resuming(keep, key_of(load(inputs.recipe).digest, files, refreshed=inputs.refreshed))
+    made_of = key_of(load(inputs.recipe).digest, files, inputs.volumes.identity, refreshed=inputs.refreshed)
+    resuming = keep and Resuming(keep, made_of)
+    # Through a pipe: what is in the legs' files, arguments and environment stays where others can read it.
+    keys = volumekey.encode_all(tuple(inputs.volumes.keys.values()))
     with _workspace(disk()) as first, _workspace(_memory(reasons, needed)) as second:
         plan = _plan(inputs, store, name, first, second, reasons)
-        one, two = (_made(leg, _ENVIRONMENTS[leg.name], resuming or None) for leg in plan)
+        one, two = (_made(leg, _ENVIRONMENTS[leg.name], keys, resuming or None) for leg in plan)
         if resuming:
             resuming.finish(tuple(leg.name for leg in plan))
         found = variations(one.seen, two.seen, reasons)
         yield Legs(one.image, two.image, found, _known(one.seen, two.seen, one.leg, two.leg))
 
 
-def _made(leg: Leg, environment: Mapping[str, str], resuming: Resuming | None) -> Done:
+def _made(leg: Leg, environment: Mapping[str, str], keys: bytes, resuming: Resuming | None) -> Done:
     """Build a leg, unless an interrupted run left it."""
     if resuming is not None and (done := resuming.take(leg.name)) is not None:
         return done
     with step(f"Leg {leg.name} in {leg.workspace}"):
-        seen = _build(leg, environment)
+        seen = _build(leg, environment, keys)
     return Done(leg, seen, Path(leg.output)) if resuming is None else resuming.put(leg, seen)
 
 
@@ -115,7 +123,9 @@ def _workspace(parent: Path) -> Iterator[Path]:
 def _plan(
     inputs: Inputs, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
 ) -> tuple[Leg, Leg]:
-    user = _user((inputs.recipe.resolve(), inputs.lock.resolve(), inputs.tools_lock.resolve()), store, reasons)
+    given = [path.resolve() for path in inputs.volumes.files]
+    files = (inputs.recipe.resolve(), inputs.lock.resolve(), inputs.tools_lock.resolve(), *given)
+    user = _user(files, store, reasons)
     if len(os.sched_getaffinity(0)) < 2:
         reasons["processors"] = "this process may use only one processor"
     reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, outside the shifted clock"
@@ -127,6 +137,7 @@ def _plan(
         "lock": str(inputs.lock.resolve()),
         "tools_lock": str(inputs.tools_lock.resolve()),
         "refreshed": inputs.refreshed,
+        "volumes": "" if inputs.volumes.directory is None else str(inputs.volumes.directory.resolve()),
     }
     a = Leg(
         name="a", workspace=str(first), output=str(first / "out" / name), store=str(store), import_from="",
@@ -167,7 +178,7 @@ def _closed(paths: Sequence[Path]) -> Path | None:
     return None
 
 
-def _build(leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
+def _build(leg: Leg, environment: Mapping[str, str], keys: bytes) -> dict[str, str]:
     workspace = Path(leg.workspace)
     home = workspace / f"home-of-{leg.name}"
     home.mkdir()
@@ -182,6 +193,7 @@ def _build(leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
         [sys.executable, "-m", child.__name__, str(spec)],
         env={"HOME": str(home), "PATH": BASE_ENVIRONMENT["PATH"], "PYTHONPATH": package, **environment},
         cwd=workspace,
+        stdin=keys,
         what=f"leg {leg.name}",
         error=BuildError,
     )

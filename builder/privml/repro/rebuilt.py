@@ -11,6 +11,7 @@ from privml.events.boots import DISK
 from privml.image import diskroom, pythonwheels
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
+from privml.image.volumekeys import without_given
 from privml.image.workplace import Workplace
 from privml.lock.contents import bring_all
 from privml.lock.lockfile import read_tools_lock
@@ -26,7 +27,8 @@ from privml.store.objects import Store
 def bring(place: Workplace, recipe: Recipe, lock: Lock, inputs: Inputs) -> ToolsTree:
     """Bring every locked input into the store; ``GoneError`` for those that are gone. Returns the tools tree."""
     tools_lock = read_tools_lock(inputs.tools_lock)
-    bring_all(place.store, [lock, tools_lock], folder=recipe.path.parent)
+    needed = without_given(lock, inputs.volumes.of_models(recipe))
+    bring_all(place.store, [needed, tools_lock], folder=recipe.path.parent)
     return tools_tree(place.store, tools_lock)
 
 

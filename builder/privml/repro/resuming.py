@@ -74,14 +74,18 @@ class Resuming:
         return self.folder / f".leg-{name}.json"
 
 
-def key_of(recipe_sha256: str, files: tuple[Path, ...], *, refreshed: bool) -> str:
-    """Digest of what a leg is built from: the recipe, its locks (``files``), and the code of this package."""
+def key_of(recipe_sha256: str, files: tuple[Path, ...], volumes: Mapping[str, object], *, refreshed: bool) -> str:
+    """Digest of what a leg is built from: the recipe, its locks (``files``), and the code of this package.
+
+    ``volumes`` says what encrypted volumes are made from, without any key.
+    """
     package = Path(privml.__file__).parent
     code = {path.relative_to(package).as_posix(): sha256_file(path) for path in sorted(package.rglob("*.py"))}
     parts = {
         "recipe": recipe_sha256,
         "locks": [sha256_file(path) for path in files],
         "refreshed": refreshed,
+        "volumes": dict(volumes),
         "code": code,
     }
     return hashlib.sha256(canonical(parts)).hexdigest()

@@ -36,7 +36,8 @@ sed -n 's/^update-alternatives \([0-9-]*\) \([0-9:]*\):.*/\1T\2Z/p' "$BUILDROOT/
 class Leg:
     """The requested settings of one leg.
 
-    ``import_from`` fills an empty store; ``clock`` is an offset such as ``+400d``; ``user`` as in
+    ``volumes`` is the directory that encrypted volumes without a key come from; the keys themselves come through a
+    pipe. ``import_from`` fills an empty store; ``clock`` is an offset such as ``+400d``; ``user`` as in
     ``namespaces.enter``.
     """
 
@@ -45,6 +46,7 @@ class Leg:
     lock: str
     tools_lock: str
     refreshed: bool
+    volumes: str
     workspace: str
     output: str
     store: str

@@ -1,0 +1,169 @@
+"""Where the encrypted volumes of an image come from: a key each, or an image whose ciphertext is taken as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from privml.base.errors import InputsError, UsageError
+from privml.base.files import sha256_file
+from privml.events import volumes
+from privml.events.crypt import Crypt
+from privml.lock.models import Lock
+from privml.output import manifest as manifests
+from privml.output import volumekey
+from privml.output.artefacts import check_artefact
+from privml.output.manifest import Model
+from privml.output.volumekey import VolumeKey
+from privml.recipe.loader import Recipe
+
+
+@dataclass(frozen=True)
+class Given:
+    """An encrypted volume of another image: its file there, and what that image's manifest says of it."""
+
+    path: Path
+    model: Model
+
+    @property
+    def crypt(self) -> Crypt:
+        """Its encryption."""
+        assert self.model.crypt is not None
+        return self.model.crypt
+
+    def text(self) -> str:
+        """One line for a report."""
+        return f"{self.model.volume}: given, not made: the ciphertext of {self.path}, for `{self.crypt.resource}`"
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON object."""
+        return {
+            "volume": self.model.volume,
+            "from": str(self.path),
+            "resource": self.crypt.resource,
+            "generation": self.crypt.generation,
+        }
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """How one volume is encrypted, and what it is made from: a key, or given bytes; nothing if it is only kept."""
+
+    crypt: Crypt
+    key: VolumeKey | None = None
+    given: Given | None = None
+
+
+@dataclass(frozen=True)
+class VolumeKeys:
+    """What `image` was given for encrypted volumes: keys by resource, and the directory of another image."""
+
+    keys: Mapping[str, VolumeKey] = field(default_factory=dict)
+    directory: Path | None = None
+
+    @classmethod
+    def of(cls, keys: Sequence[VolumeKey], directory: Path | None = None) -> VolumeKeys:
+        """Of the given keys; ``UsageError`` if two are of one resource."""
+        found: dict[str, VolumeKey] = {}
+        for key in keys:
+            if key.resource in found:
+                raise UsageError(f"two keys of the resource `{key.resource}` are given, expected one")
+            found[key.resource] = key
+        return cls(found, directory)
+
+    @classmethod
+    def read(cls, files: Sequence[Path], directory: Path | None) -> VolumeKeys:
+        """Of the files and the directory that `--key` and `--volumes` name."""
+        if directory is not None and not directory.is_dir():
+            raise UsageError(f"--volumes: {directory} is not a directory", hint="name the directory of an image")
+        return cls.of([volumekey.read(path) for path in files], directory)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys) or self.directory is not None
+
+    def of_models(self, recipe: Recipe, earlier: Sequence[Crypt | None] = ()) -> tuple[Encryption | None, ...]:
+        """How the volume of each model is encrypted; None for one that is not.
+
+        A volume of the ``earlier`` image for which nothing is given can only be kept. ``UsageError`` for a volume
+        with nothing to take it from, and for what no volume needs.
+        """
+        models = [] if recipe.content.inference is None else recipe.content.inference.models
+        wanted = {model.encrypt.resource for model in models if model.encrypt is not None}
+        if unknown := sorted(set(self.keys) - wanted):
+            expected = f"one of {', '.join(sorted(wanted))}" if wanted else "none: no model is encrypted"
+            raise UsageError(f"--key: {recipe.name} has no resource `{unknown[0]}`, expected {expected}")
+        if self.directory is not None and not wanted - set(self.keys):
+            raise UsageError(f"--volumes: {recipe.name} has no encrypted volume without a key: nothing to take")
+        return tuple(self._of_model(recipe, number, earlier) for number in range(len(models)))
+
+    def _of_model(self, recipe: Recipe, number: int, earlier: Sequence[Crypt | None]) -> Encryption | None:
+        assert recipe.content.inference is not None
+        model = recipe.content.inference.models[number]
+        wanted = model.encrypt
+        if wanted is None:
+            return None
+        if (key := self.keys.get(wanted.resource)) is not None:
+            return Encryption(key.crypt(wanted.broker), key=key)
+        if self.directory is not None:
+            given = self._given(self.directory, model.name, number, wanted.resource)
+            # Who releases the key is the recipe's to say; the ciphertext is the same.
+            return Encryption(replace(given.crypt, broker=wanted.broker), given=given)
+        before = earlier[number] if number < len(earlier) else None
+        if before is not None and (before.broker, before.resource) == (wanted.broker, wanted.resource):
+            return Encryption(before)
+        raise missing(recipe, number)
+
+    def _given(self, directory: Path, name: str, number: int, resource: str) -> Given:
+        made = manifests.read(directory)
+        found = [each for each in made.models if each.crypt is not None and each.crypt.resource == resource]
+        if not found:
+            has = ", ".join(each.crypt.resource for each in made.models if each.crypt is not None)
+            raise InputsError(
+                f"--volumes: {directory} has no volume for the resource `{resource}`, only {has or 'plain volumes'}"
+            )
+        (model,) = found
+        if (model.name, model.volume) != (name, volumes.file(number)):
+            raise InputsError(
+                f"--volumes: the resource `{resource}` is of {model.volume}, model `{model.name}`, in {directory}; "
+                f"expected {volumes.file(number)}, model `{name}`",
+            )
+        path = directory / model.volume
+        check_artefact(path, made.artefacts[model.volume])
+        return Given(path, model)
+
+    def given_of(self, recipe: Recipe) -> tuple[Given, ...]:
+        """The volumes that are taken from another image; errors as in `of_models`."""
+        return tuple(one.given for one in self.of_models(recipe) if one is not None and one.given is not None)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the directory that a build reads."""
+        if self.directory is None:
+            return ()
+        models = manifests.read(self.directory).models
+        return tuple(self.directory / name for name in (manifests.FILE, *(each.volume for each in models)))
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What tells one set from another, without any key: check values, and the digest of the other manifest."""
+        of_directory = None if self.directory is None else sha256_file(self.directory / manifests.FILE)
+        return {"checks": sorted(key.check.hex() for key in self.keys.values()), "volumes": of_directory}
+
+
+def without_given(lock: Lock, encrypted: Sequence[Encryption | None]) -> Lock:
+    """``lock`` without the models whose volumes are given, so that their plaintext is not needed."""
+    models = [model for model, one in zip(lock.models, encrypted, strict=True) if one is None or one.key is not None]
+    return lock.model_copy(update={"models": tuple(models)})
+
+
+def missing(recipe: Recipe, number: int) -> UsageError:
+    """The error for a volume that must be made, and whose key is not given."""
+    assert recipe.content.inference is not None
+    model = recipe.content.inference.models[number]
+    assert model.encrypt is not None
+    where = recipe.origin(f"inference.models[{number}].encrypt.resource")
+    return UsageError(
+        f"{volumes.file(number)} is encrypted, and the key of `{model.encrypt.resource}` is not given ({where})",
+        hint="--key FILE gives it; without the key, --volumes DIR takes the encrypted volume of an image",
+    )
