@@ -76,6 +76,8 @@ def test_the_product_makes_them_in_one_place() -> None:
         "launch",
         "accepted",
         "agent_events",
+        "signature",
+        "expected",
     }
 
 
