@@ -13,6 +13,7 @@ from privml.events.agent import AgentEvent
 from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX_REGISTERS, index_of_register
 from privml.events.replay import replay_digests
+from privml.events.stages import SERVE, STAGE_OF
 from privml.events.tcg import LogEntry
 from privml.evidence import facts, merkle, report_data, sections
 from privml.evidence.document import DeviceEvidence, Document, listed
@@ -144,6 +145,7 @@ def document(
     body: bytes | None = None,
     devices: Callable[[bytes], Sequence[DeviceEvidence]] = lambda nonce: (),
     keys: Keys | None = None,
+    purpose: str = SERVE,
 ) -> Document:
     """A document whose quote really signs what it carries (4 vcpus, 4 GiB unless ``items`` says otherwise).
 
@@ -155,7 +157,7 @@ def document(
     section = (keys or tls_keys(spki)).encode()
     evidence = tuple(devices(report_data.device_nonce(root=tree.root, keys=section)))
     parts = {
-        "header": sections.Header(variant, "tdx").encode(),
+        "header": sections.Header(variant, "tdx", purpose, STAGE_OF[purpose]).encode(),
         "keys": section,
         "devices": listed(evidence).encode(),
         "eventlog": agent.encode_log(agent_events),

@@ -22,6 +22,7 @@ from privml.verify.channelkey import channel
 from privml.verify.check import CODES
 from privml.verify.publication import demonstration, publication
 from privml.verify.receipts import receipt
+from privml.verify.releasekey import release
 from privml.verify.rules import Check
 
 USERS = {"device_matrix", "examples", "matrix"}
@@ -57,8 +58,8 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of versions, of the channel, of receipts and of another allowed root are tested next to their checks."""
-    elsewhere = {"root", *channel.codes, *publication.codes, *demonstration.codes, *receipt.codes}
+    """Those of versions, channels, releases, receipts and of another allowed root are tested next to their checks."""
+    elsewhere = {"root", *channel.codes, *release.codes, *publication.codes, *demonstration.codes, *receipt.codes}
     wanted = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
     assert wanted | elsewhere == set(CODES)
     assert not wanted & elsewhere

@@ -77,6 +77,8 @@ def test_the_product_makes_them_in_one_place() -> None:
         "accepted",
         "agent_events",
         "vouched",
+        "signature",
+        "expected",
     }
 
 

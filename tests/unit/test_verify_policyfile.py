@@ -38,7 +38,7 @@ NEVER = {
     "collateral-missing", "collateral-platform", "collateral-expired", "collateral-future", "revoked",
     "qe-vendor", "mrsignerseam", "seam-attributes", "mrservicetd", "shapes", "unpinned", "mrtd", "rtmr0",
     "rtmr1", "rtmr2", "rtmr3", "agent-events", "nonce", "report-data", "tls-key", "variant",
-    "channel-key", "channel-record", "development", "purpose", "stage",
+    "channel-key", "channel-record", "release-key", "development", "purpose", "stage",
     "sample-evidence", "gpu-evidence", "gpu-count", "gpu-digest", "gpu-nonce",
     "gpu-sample",
     "gpu-simulated", "gpu-chain", "gpu-signature", "gpu-fwid", "gpu-duplicate", "gpu-measurements", "gpu-revoked",

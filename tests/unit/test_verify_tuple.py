@@ -148,6 +148,16 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "no tls key": ({"facts": no_keys()}, {"tls-key"}),
     "no tls key, no connection": ({"facts": no_keys(), "tls_spki_sha256": None}, {"tls-key"}),
+    "carried, without a release key": (
+        {
+            "facts": header(purpose="key-release", stage="keys"),
+            "policy": Policy(purpose="key-release"),
+            "expected": expecting(purposes={"key-release": 4}),
+            "tls_spki_sha256": None,
+            "carried": True,
+        },
+        {"release-key"},
+    ),
     "variant": ({"facts": header(variant="development"), "policy": samples.SIMULATED}, {"variant"}),
     "development": ({"facts": header(variant="development")}, {"variant", "development"}),
     "purpose": ({"facts": header(purpose="key-release")}, {"purpose"}),

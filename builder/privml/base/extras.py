@@ -6,7 +6,9 @@ a test compares them with this table.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from privml.base.errors import HostError
 
@@ -30,6 +32,14 @@ EXTRAS = (
     Extra("hsm", "keys in a token", ("pkcs11",)),
     Extra("sigstore", "signatures of accounts and workflows", ("sigstore",)),
 )
+
+
+def load(module: str) -> Any:
+    """Import a module that an extra brings; ``HostError`` with the command that installs it if it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(error) or error from error
 
 
 def missing(error: ImportError) -> HostError | None:

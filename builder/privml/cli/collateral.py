@@ -17,6 +17,7 @@ from privml.base.files import write_atomic
 from privml.base.steps import complain
 from privml.base.strictjson import pretty
 from privml.cli.output import print_json, show
+from privml.cli.paths import listen_address
 from privml.cli.usage import Verb
 from privml.client import attested, nvidia, pcs, subject
 from privml.client import collateral as cached
@@ -190,14 +191,11 @@ def serve(listen: str) -> None:
     """
     from privml.client import pccs  # its server is needed by no other verb
 
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise UsageError(f"--listen {listen}: expected HOST:PORT")
+    host, port = listen_address(listen)
     logging.getLogger("privml").setLevel(logging.INFO)
     cache = Cache()
     pccs.serve(
-        (host, int(port)),
+        (host, port),
         cache,
         cached.anchors(),
         lambda port: show(f"serving {cache.directory} on {host}:{port}", err=True),

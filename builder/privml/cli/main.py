@@ -63,6 +63,9 @@ GROUPS = {
         "endorse": "Rebuild a published version, and sign whether it is the same.",
         "log": "Keep an append-only log of what was published.",
     },
+    "keys": {
+        "keys": "Release keys of encrypted models to guests that prove themselves.",
+    },
     "keep": {
         "store": "Manage the input store.",
     },
@@ -73,6 +76,7 @@ TITLES = {
     "check": "Check a build, or this machine",
     "rely": "Rely on a running image",
     "publish": "Let others rely on your images",
+    "keys": "Keep control of your models",
     "keep": "Keep inputs",
 }
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}

@@ -1,4 +1,4 @@
-"""Types of arguments and options that name something that must exist; their errors say what was expected."""
+"""Arguments and options that name a place: files that must exist, and addresses to listen on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from privml.base.errors import UsageError
 
 
 class Existing(click.ParamType[Path]):
@@ -30,3 +32,13 @@ class Existing(click.ParamType[Path]):
         if found is not None:
             self.fail(f"{found}, expected {self.expected}", param, ctx)
         return path
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """The host and port of ``HOST:PORT``; ``UsageError`` for anything else."""
+    host, _, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise UsageError(f"--listen {listen}: expected HOST:PORT")
+    return host, int(port)

@@ -15,6 +15,7 @@ import click
 from privml.base.errors import UsageError
 from privml.cli.anchor import CriteriaWords, anchor_options, refuse_demonstration
 from privml.cli.output import show
+from privml.cli.paths import listen_address
 from privml.cli.via import via_options
 from privml.client import attested
 from privml.client.behind import guests_behind
@@ -144,7 +145,7 @@ def proxy(
         raise UsageError("--listen and --socket: expected one of them")
     if keep_bodies and receipts_folder is None:
         raise UsageError("--keep-bodies is for receipts: it needs --receipts DIR")
-    where = socket_path or _address(listen or "127.0.0.1:8000")
+    where = socket_path or listen_address(listen or "127.0.0.1:8000")
     allowed = allowed_origins(origins)
     policy = criteria.policy()
     expected = criteria.anchor().source()
@@ -199,12 +200,3 @@ def proxy(
     if guest_tokens is not None:
         guests.present = GuestTokens(guest_tokens).present
     serve(where, guests, callers=callers, listening=listening, receipts=receipts)
-
-
-def _address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    return host, int(port)

@@ -96,12 +96,13 @@ def judge(
     collateral: Collateral | None = None,
     device_collateral: NvidiaCollateral | None = None,
     bundled: Mapping[str, Mapping[str, Any]] | None = None,
+    carried: bool = False,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
-    ``now`` is Unix seconds by the caller's own clock. With ``channel_record`` the verdict rests on the channel key
-    (`verify.check.verify`). ``collateral`` and ``device_collateral`` (of GPUs) replace the
-    document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
+    ``now`` is Unix seconds by the caller's own clock. With ``channel_record`` the verdict rests on the channel key,
+    with ``carried`` on the release key (`verify.check.verify`). ``collateral`` and ``device_collateral`` (of GPUs)
+    replace the document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
     """
     parsed = document.parse(data)
     if bundled is not None:
@@ -127,6 +128,7 @@ def judge(
         tls_spki_sha256=tls_spki_sha256,
         devices=checked_devices,
         channel_record=channel_record,
+        carried=carried,
     )
 
 

@@ -214,19 +214,28 @@ class GuestConnection(http.client.HTTPSConnection):
 
         ``EvidenceError`` if it has more than ``limit`` bytes; one of another status than 200 may have fewer.
         """
+        return self._exchanged("GET", path, limit, headers or {}, None)
+
+    def post(self, path: str, body: bytes, limit: int) -> tuple[int, bytes]:
+        """Status and body of the response to POST ``path`` with a JSON ``body``; as in `get`."""
+        return self._exchanged("POST", path, limit, {"Content-Type": "application/json"}, body)
+
+    def _exchanged(
+        self, method: str, path: str, limit: int, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, bytes]:
         with self.cut_at_deadline():
-            self.request("GET", path, headers={"Accept": "application/json", **(headers or {})})
+            self.request(method, path, body, headers={"Accept": "application/json", **headers})
             response = self.getresponse()
             limit = limit if response.status == 200 else min(limit, MAX_ERROR)
-            body = bytearray()
+            found = bytearray()
             while piece := response.read1(_PIECE):
-                body += piece
-                if len(body) > limit:
+                found += piece
+                if len(found) > limit:
                     raise EvidenceError(f"{path.partition('?')[0]}: the response is larger than {limit} bytes")
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
             self.deadline.left()
-            return response.status, bytes(body)
+            return response.status, bytes(found)
 
     def abort(self) -> None:
         """Close the connection, even while another thread is reading from it."""

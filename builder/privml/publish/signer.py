@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.base.files import read_start
+from privml.base.token import SCHEME
 from privml.publish import token
 from privml.statement.keys import ALGORITHMS, ECDSA, PublicKey
 
@@ -72,7 +73,7 @@ def public_of(key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey) -> Publ
 def load(uri: str, ask: Ask | None = None) -> Signer:
     """The private key that ``uri`` names; ``UsageError`` if it names none, ``HostError`` if it cannot be used now."""
     scheme, colon, rest = uri.partition(":")
-    if scheme == token.SCHEME and colon:
+    if scheme == SCHEME and colon:
         return token.load(uri, ask)
     if colon and scheme != "file" and not Path(uri).exists():
         raise UsageError(f"--key {uri}: there is no kind of key `{scheme}`", hint="give a file, or pkcs11:...")

@@ -98,6 +98,10 @@ ADVICE: Mapping[str, str] = {
         "Ask the operator whether the terminator passes `/.well-known/privml-channel` on, and whether the image has "
         "a channel. Otherwise do not send."
     ),
+    "release-key": (
+        "Release nothing: the guest made no key for volume keys, or none that this machine can seal to. Compare its "
+        "image with the recipe's `encrypt`."
+    ),
     "variant": "It is another image.",
     "development": "Use the production image.",
     "purpose": _DO_NOT_SEND,

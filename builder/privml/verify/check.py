@@ -15,13 +15,14 @@ from typing import Any
 from privml.events.agent import AgentEvent
 from privml.events.event import Evidence
 from privml.events.registers import REGISTERS
+from privml.events.stages import KEY_RELEASE
 from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import channelkey, denied, nvidia, publication, receipts, tdx
+from privml.verify import channelkey, denied, nvidia, publication, receipts, releasekey, tdx
 from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -47,6 +48,14 @@ class Case:
     launch: MeasuredLaunch | None
     devices: CheckedDevices = NO_DEVICES
     channel_record: bytes | None = None
+    carried: bool = False
+
+    @property
+    def binding(self) -> Binding:
+        """The attested key that the verdict rests on."""
+        if self.carried:
+            return Binding.RELEASE_KEY
+        return Binding.TLS_KEY if self.channel_record is None else Binding.CHANNEL_KEY
 
     @property
     def channel(self) -> channelkey.ChannelCase | None:
@@ -102,6 +111,7 @@ def verify(
     tls_spki_sha256: bytes | None,
     devices: CheckedDevices = NO_DEVICES,
     channel_record: bytes | None = None,
+    carried: bool = False,
 ) -> Judgement:
     """Judge one document. Of several published versions, the one with the most registers in common is compared.
 
@@ -111,11 +121,16 @@ def verify(
 
     With ``channel_record``, the signed record of the channel's keys (no bytes if the guest gave none), the verdict
     rests on the attested channel key instead of the connection's key, which is then not compared.
+
+    ``carried``: a courier brought the document, for a volume key to be released. The verdict then rests on the
+    attested release key. ``ValueError`` unless the policy's purpose is key-release.
     """
+    if carried and policy.purpose != KEY_RELEASE:
+        raise ValueError(f"a carried document for purpose `{policy.purpose}`, expected `{KEY_RELEASE}`")
     if isinstance(expected, Candidates):
         expected = max(expected.versions, key=lambda one: _equal(facts, _closest(facts, one.predicate.launches)))
     launch = _closest(facts, expected.predicate.launches)
-    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices, channel_record)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices, channel_record, carried)
     refusals = tuple(_refusals(case))
     relaxed = _relaxed(case, refusals)
     verdict = Verdict(
@@ -129,9 +144,19 @@ def verify(
         relaxed=relaxed,
         models=expected.models,
         learnt=_learnt(launch),
-        binding=Binding.TLS_KEY if case.channel is None else Binding.CHANNEL_KEY,
+        binding=case.binding,
     )
-    return Judgement(verdict, facts, launch, _expected_values(case), case.agent_events or (), _vouched(case))
+    agent_events, vouched = case.agent_events or (), _vouched(case)
+    return Judgement(
+        verdict,
+        facts,
+        launch,
+        _expected_values(case),
+        agent_events,
+        vouched=vouched,
+        signature=signature,
+        expected=expected,
+    )
 
 
 def _learnt(launch: MeasuredLaunch | None) -> tuple[str, ...]:
@@ -237,13 +262,13 @@ def agent_log(case: Case) -> Iterator[Refusal]:
     }
 )
 def binding(case: Case) -> Iterator[Refusal]:
-    """Check that the evidence covers the nonce, the sections and, without a channel, this connection's key."""
+    """Check that the evidence covers the nonce, the sections and, if it is bound to it, this connection's key."""
     facts = case.facts
     if case.nonce is None or not hmac.compare_digest(facts.nonce, case.nonce):
         yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if case.nonce is None else case.nonce.hex())
     if facts.claims.report_data != facts.report_data:
         yield Refusal("report-data", facts.claims.report_data.hex(), facts.report_data.hex())
-    if case.channel is not None:
+    if case.binding is not Binding.TLS_KEY:
         return
     attested = facts.keys.find(*TLS_KEY)
     if attested is None or case.tls_spki_sha256 != attested:
@@ -295,6 +320,8 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from core(case)
     if case.channel is not None:
         yield from channelkey.channel(case.channel)
+    if case.binding is Binding.RELEASE_KEY:
+        yield from releasekey.release(case.facts.keys)
     for device_check in nvidia.CHECKS:
         yield from device_check(case.device_case)
     yield from denied.samples(case.facts)
@@ -400,6 +427,7 @@ CODES: Mapping[str, str] = _union(
         agent_log,
         binding,
         channelkey.channel,
+        releasekey.release,
         header,
         *nvidia.CHECKS,
         denied.samples,
@@ -410,3 +438,7 @@ CODES: Mapping[str, str] = _union(
     )
 )
 """Every refusal code and what it means."""
+UNPROVEN = frozenset(
+    {"nonce", "report-data", *origin.codes, *(code for rules in RULES.values() for code in rules.signature.codes)}
+)
+"""The codes without which a document is proven to be fresh and of a known platform, whatever else is wrong."""

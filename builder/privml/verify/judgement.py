@@ -10,9 +10,11 @@ from dataclasses import InitVar, dataclass, field
 
 from privml.base.errors import Refused
 from privml.events.agent import AgentEvent
+from privml.evidence.claims import Checked
 from privml.evidence.facts import Facts
-from privml.evidence.sections import CHANNEL_KEY, KEY_SIZES, TLS_KEY, Keys
+from privml.evidence.sections import CHANNEL_KEY, KEY_SIZES, RELEASE_KEYS, TLS_KEY, Keys
 from privml.statement.launch import MeasuredLaunch
+from privml.verify.anchor import Expected
 from privml.verify.verdict import Binding, Outcome, Verdict
 
 _JUDGED = object()
@@ -23,7 +25,8 @@ class AttestedKeys:
     """The public keys of an accepted guest. Only `Judgement.keys` creates them; other calls raise ``TypeError``.
 
     ``binding`` is what the verdict rests on. With the channel key, no TLS key is found here: whoever ends TLS is not
-    the guest, so nothing may be sent but what is sealed.
+    the guest, so nothing may be sent but what is sealed. With the release key, only release keys are found: the
+    document came by a courier, from a guest that is not ready.
     """
 
     _keys: Keys
@@ -38,6 +41,8 @@ class AttestedKeys:
         """The key for a use and algorithm; None if there is none or `evidence.sections` does not know the pair."""
         if (use, alg) == TLS_KEY and self.binding is not Binding.TLS_KEY:
             return None
+        if self.binding is Binding.RELEASE_KEY and (use, alg) not in RELEASE_KEYS:
+            return None
         return self._keys.find(use, alg) if (use, alg) in KEY_SIZES else None
 
     @property
@@ -49,12 +54,12 @@ class AttestedKeys:
     def tls_spki_sha256(self) -> bytes:
         """SHA-256 (32 bytes) of the public key that the guest's TLS connections must have.
 
-        ``Refused`` where the verdict rests on the channel key.
+        ``Refused`` where the verdict rests on another key.
         """
         key = self.find(*TLS_KEY)
         if key is None:  # else `verify.check.binding` refused a document without one
             raise Refused(
-                "channel-key: the verdict rests on the channel key, expected one on the TLS key of this connection"
+                f"{self.binding.value}: the verdict rests on this key, expected one on the TLS key of this connection"
             )
         return key
 
@@ -71,6 +76,7 @@ class Judgement:
     ``launch`` is the predicted one, None if there is none for this TEE. ``accepted`` has the accepted values of its
     registers, and ``agent_events`` the expected ones, both for the policy's purpose. ``vouched`` is True if a
     signature under an accepted root covers the registers' values; without it anybody could have written them.
+    ``signature`` is the result of checking the evidence, ``expected`` the image that it was compared with.
     """
 
     verdict: Verdict
@@ -79,6 +85,8 @@ class Judgement:
     accepted: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     agent_events: tuple[AgentEvent, ...] = ()
     vouched: bool = False
+    signature: Checked | None = None
+    expected: Expected | None = None
 
     @property
     def keys(self) -> AttestedKeys | None:

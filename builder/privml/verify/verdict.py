@@ -23,6 +23,14 @@ class Binding(StrEnum):
 
     TLS_KEY = "tls-key"
     CHANNEL_KEY = "channel-key"
+    RELEASE_KEY = "release-key"
+
+
+_BOUND = {
+    Binding.TLS_KEY: "",
+    Binding.CHANNEL_KEY: ", for its channel key only: nothing may travel outside the channel",
+    Binding.RELEASE_KEY: ", for its release key only: nothing but a sealed volume key may be sent",
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,7 @@ class Verdict:
     @property
     def bound(self) -> str:
         """The part of a first line that says what may be sent; empty where it is all on the judged connection."""
-        return ", for its channel key only: nothing may travel outside the channel" * (
-            self.binding is Binding.CHANNEL_KEY
-        )
+        return _BOUND[self.binding]
 
     @property
     def accepted(self) -> bool:

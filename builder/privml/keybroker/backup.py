@@ -1,0 +1,105 @@
+"""Backups of a store: one encrypted file, under a key of its own.
+
+    privml-broker-backup/v1 \\n || JCS({"kek": {...}, "key": b64}) \\n || sealed
+
+``key`` is a random key wrapped by the backup's own key, ``sealed`` the store's file under it (AES-256-GCM). The
+secrets in the store stay wrapped as they are, so a restored store also needs the key that it had.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+
+from privml.base.errors import EvidenceError, HostError, Refused
+from privml.base.files import read_start, write_atomic
+from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.keybroker import head as heads
+from privml.keybroker import kek as keks
+from privml.keybroker.entry import ADMIN, Entry
+from privml.keybroker.kek import Ask, Kek
+from privml.keybroker.store import Store, beside, opened, refuse_existing
+from privml.keybroker.tree import Tree
+
+FORMAT = b"privml-broker-backup/v1\n"
+MAX_BACKUP = 1 << 30
+_MAX_HEADER = 8192
+
+
+def write(store: Store, target: Path, kek: Kek) -> None:
+    """Write a backup of ``store`` to ``target``, encrypted under ``kek``."""
+    key = os.urandom(keks.KEY_SIZE)
+    header = canonical({"kek": dict(kek.parameters), "key": b64(kek.wrap(key, FORMAT))})
+    sealed = keks.seal(key, store.snapshot(), FORMAT + header)
+    try:
+        write_atomic(target, FORMAT + header + b"\n" + sealed, mode=0o600)
+    except OSError as error:
+        raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def restore(
+    source: Path,
+    path: Path,
+    *,
+    backup_kek: str,
+    kek: str,
+    ask: Ask | None = None,
+    head: Path | None = None,
+    accept_older: bool = False,
+) -> None:
+    """Make the store at ``path`` from a backup. There must be none.
+
+    ``Refused`` if the backup is changed, or older than the head that is pinned there, unless ``accept_older``.
+    """
+    refuse_existing(path)
+    data = _read(source, backup_kek, ask)
+    write_atomic(path, data, mode=0o600)
+    where = head or beside(path, "head")
+    try:
+        with opened(path, kek, ask=ask, head=head, pinned=False) as store:
+            if where.exists() and not accept_older:
+                _compare(store)
+            with store.changing(Entry(ADMIN, codes=("restore",))):
+                pass
+    except BaseException:
+        for each in (path, *(beside(path, ending) for ending in ("lock",)), *_journals(path)):
+            each.unlink(missing_ok=True)
+        raise
+
+
+def _journals(path: Path) -> tuple[Path, ...]:
+    return tuple(path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))
+
+
+def _compare(store: Store) -> None:
+    pinned = heads.read(store.head_path)
+    tree = Tree(line for _, line in zip(range(pinned.log.size), store.lines(), strict=False))
+    try:
+        heads.compare(pinned, store.head, tree.head.root if tree.size == pinned.log.size else None)
+    except Refused as error:
+        raise Refused(
+            f"{error.message}: the backup lacks what happened since",
+            hint="restore a newer backup, or accept the loss with --accept-older: releases since are not counted",
+        ) from error
+
+
+def _read(source: Path, uri: str, ask: Ask | None) -> bytes:
+    try:
+        data = read_start(source, MAX_BACKUP)
+    except OSError as error:
+        raise HostError(f"{source} cannot be read: {error.strerror or error}") from error
+    if not data.startswith(FORMAT) or len(data) > MAX_BACKUP:
+        raise EvidenceError(f"{source}: not a backup of a key broker")
+    header, found, sealed = data[len(FORMAT) :].partition(b"\n")
+    if not found:
+        raise EvidenceError(f"{source}: ends in its header")
+    fields = Fields(loads(header, what=str(source), limit=_MAX_HEADER), "backup")
+    parameters, wrapped = fields.take("kek"), fields.base64("key", limit=_MAX_HEADER)
+    fields.end()
+    key = keks.open_kek(uri, parameters, ask).unwrap(wrapped, FORMAT)
+    try:
+        return keks.unseal(key, sealed, FORMAT + header)
+    except InvalidTag:
+        raise Refused(f"backup-changed: {source} was changed or cut") from None

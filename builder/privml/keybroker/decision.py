@@ -1,0 +1,133 @@
+"""Decide whether one key is released to a guest: what the store and the owners' policy say, besides the verdict.
+
+Pure: records in, refusals out. `verify.check` decides whether the guest is the image that it claims to be; here is
+what its owners demand. Refusals are records of `verify.verdict`, with the codes in `CODES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from privml.base.times import time_text
+from privml.evidence.claims import Checked
+from privml.evidence.tdx.claims import QuoteFacts
+from privml.keybroker.policy import ReleasePolicy
+from privml.verify.rules import any_of, refuses
+from privml.verify.verdict import Outcome, Refusal
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a checked signature proves of the machine: its id, its TCB evaluation number, and its advisories."""
+
+    id: bytes
+    tcb_evaluation: int
+    advisories: tuple[str, ...]
+
+
+def _of_quote(checked: Checked | None) -> Platform | None:
+    if not isinstance(checked, QuoteFacts):
+        return None
+    return Platform(checked.ppid, checked.tcb_evaluation_number, checked.advisory_ids)
+
+
+PLATFORMS: Mapping[str, Callable[[Checked | None], Platform | None]] = {"tdx": _of_quote}
+"""For each TEE, what its signature proves of the machine; None if the signature is not valid."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A key that is asked for, and what the store has of it: nothing, or its policy, state and count of releases."""
+
+    resource: str
+    generation: int
+    known: bool
+    retired: bool = False
+    policy: ReleasePolicy | None = None
+    released: int = 0
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One key, the guest that asks for it, and when. ``image`` is the SHA-256 of the predicate it was compared with.
+
+    ``development`` says whether the store may release to simulated guests.
+    """
+
+    wanted: Wanted
+    outcome: Outcome
+    image: bytes
+    platform: Platform | None
+    now: int
+    development: bool
+
+
+@refuses(
+    {
+        "release-resource": "this broker has no such resource or generation",
+        "release-retired": "the owner retired this generation of the key",
+        "release-policy": "no policy of the owners says who gets the key",
+    }
+)
+def key(asking: Asking) -> Iterator[Refusal]:
+    """Check that the key is there and has a policy."""
+    wanted = asking.wanted
+    name = f"{wanted.resource} generation {wanted.generation}"
+    if not wanted.known:
+        yield Refusal("release-resource", name, "a resource and generation of this broker")
+    elif wanted.retired:
+        yield Refusal("release-retired", name, "a generation that is still released")
+    elif wanted.policy is None:
+        yield Refusal("release-policy", "no policy", "one that enough owners signed")
+
+
+@refuses(
+    {
+        "release-expired": "the owners' policy has ended",
+        "release-image": "the owners' policy does not name this image",
+        "release-platform": "the owners' policy does not allow this machine",
+        "release-tcb-evaluation": "the platform was judged with older TCB data than the owners' policy demands",
+        "release-advisory": "an advisory that the owners' policy denies applies to the platform",
+        "release-limit": "the key was released as often as the owners' policy allows",
+        "release-simulated": "the evidence is simulated, and store and policy do not both allow it",
+    }
+)
+def policy(asking: Asking) -> Iterator[Refusal]:
+    """Check the guest against the owners' policy."""
+    found = asking.wanted.policy
+    if found is None:
+        return
+    if asking.now > found.not_after:
+        yield Refusal("release-expired", f"now {time_text(asking.now)}", f"before {time_text(found.not_after)}")
+    if asking.image not in found.images:
+        yield Refusal("release-image", asking.image.hex(), any_of(image.hex() for image in found.images))
+    if asking.platform is not None:
+        yield from _platform(asking.platform, found)
+    if found.max_releases is not None and asking.wanted.released >= found.max_releases:
+        yield Refusal("release-limit", f"{asking.wanted.released} releases", f"at most {found.max_releases}")
+    if asking.outcome is Outcome.ACCEPTED_SIMULATED and not (found.simulated and asking.development):
+        expected = "genuine hardware" if not found.simulated else "a store made with --development"
+        yield Refusal("release-simulated", "simulated evidence", expected)
+
+
+def _platform(platform: Platform, found: ReleasePolicy) -> Iterator[Refusal]:
+    if platform.id in found.denied:
+        yield Refusal("release-platform", platform.id.hex(), "a machine that is not denied")
+    elif found.platforms is not None and platform.id not in found.platforms:
+        yield Refusal("release-platform", platform.id.hex(), any_of(each.hex() for each in found.platforms) or "none")
+    if platform.tcb_evaluation < found.min_tcb_evaluation:
+        yield Refusal("release-tcb-evaluation", str(platform.tcb_evaluation), f"at least {found.min_tcb_evaluation}")
+    if denied := sorted(set(platform.advisories) & set(found.advisories_denied)):
+        yield Refusal("release-advisory", ", ".join(denied), "a platform without them")
+
+
+CODES: Mapping[str, str] = {**key.codes, **policy.codes}
+"""Every code of this module and what it means."""
+
+
+def decide(asking: Asking) -> tuple[Refusal, ...]:
+    """Why the key is not released; empty if it is, provided that the guest was accepted."""
+    where = f"{asking.wanted.resource} generation {asking.wanted.generation}"
+    found = (*key(asking), *policy(asking))
+    return tuple(Refusal(each.code, each.got, each.expected, each.where or where) for each in found)

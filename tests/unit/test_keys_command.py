@@ -1,0 +1,239 @@
+"""`keys`: from an empty folder to a key in the guest, each step by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import attestation_samples
+import broker_samples
+import pytest
+from broker_samples import RESOURCE, Desk, guest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from key_guest import broker_at, guest_at, waiting
+from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
+
+from privml.base.errors import HostError, Refused
+from privml.base.strictjson import unb64
+from privml.channel.kem import X25519
+from privml.cli import keys_serve
+from privml.keybroker import kek, resources, server, store
+from privml.keybroker.broker import Broker
+
+LATER = "2099-01-01T00:00:00Z"
+Run = Callable[..., str]
+
+
+def owner(folder: Path, name: str, number: int) -> None:
+    """The files NAME.pem and NAME.pub of an owner."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+    (folder / f"{name}.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / f"{name}.pub").write_bytes(public)
+
+
+@pytest.fixture
+def run(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
+    """Runs `keys` in a folder with an image and two owners' keys; gives stdout and checks the exit status."""
+    monkeypatch.setattr(kek, "SCRYPT_N", 2**4)
+    monkeypatch.setattr(attestation_samples, "PREDICATE", broker_samples.PREDICATE)
+    image(place)
+    (place / "root.pem").write_bytes(attestation_samples.sim.root_pem())
+    owner(place, "a", 1)
+    owner(place, "b", 2)
+
+    def ran(*words: str, code: int = 0) -> str:
+        done = Outcome(capsys, "keys", *words)
+        assert done.code == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return ran
+
+
+def with_policy(run: Run, *more: str) -> None:
+    """A store with a resource and an accepted policy."""
+    run("init", "--development")
+    run("add", RESOURCE, "--owner", "a.pub", "--out", "qwen.key")
+    words = ["--resource", RESOURCE, "--serial", "1", "--image", "out/demo-cpu", "--not-after", LATER, *more]
+    run("policy", "new", *words, "-o", "policy.json")
+    run("policy", "sign", "policy.json", "--key", "a.pem")
+    run("policy", "add", "policy.dsse")
+
+
+def test_a_key_goes_from_the_command_line_to_a_guest(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_policy(run, "--simulated")
+    key = json.loads((tmp_path / "qwen.key").read_bytes())
+    assert (key["format"], key["resource"], key["generation"]) == ("privml-volume-key/v1", RESOURCE, 1)
+    assert stat.S_IMODE((tmp_path / "qwen.key").stat().st_mode) == 0o600
+    monkeypatch.setattr(keys_serve, "time", SimpleNamespace(time=lambda: attestation_samples.NOW))
+
+    def served(address: tuple[str, int], broker: Broker, **_: object) -> None:
+        assert address == ("127.0.0.1", 8200)
+        desk = Desk(Path("x"), "", broker.store, broker, resources.VolumeKey(RESOURCE, 1, b""))
+        found = waiting(desk)
+        with broker_at(desk) as port, guest_at(found, tmp_path / "guest") as url:
+            words = [sys.executable, "-c", "from privml.cli.main import main; main()", "keys", "deliver", url]
+            words += ["--broker", f"http://127.0.0.1:{port}", "--json"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["released"] == [{"resource": RESOURCE, "generation": 1}]
+        assert [each.hex() for each in found.keys.values()] == [unb64(key["key"]).hex()]
+
+    monkeypatch.setattr(server, "serve", served)
+    run("serve", "--expect", "out/demo-cpu", "--allow-simulated", "root.pem", "--offline")
+    shown = run("log", "show").splitlines()
+    assert [line.split()[1] for line in shown if line[0].isdigit()] == ["admin", "admin", "admin", "release"]
+    assert json.loads(run("log", "show", "--json", "--since", "3"))[0]["image"] in "".join(shown)
+    assert json.loads(run("show", "--json"))["resources"][0]["released"] == 1
+    said = run("log", "verify")
+    assert "4 entries, all there: 1 release, 0 refuse, 3 admin" in said
+    assert run("log", "verify", "--at", said.split("head ")[1].strip()) == said
+
+
+def test_simulation_is_only_for_a_development_store(run: Run) -> None:
+    run("init")
+    said = run("serve", "--expect", "out/demo-cpu", "--allow-simulated", "root.pem", code=8)
+    assert "store-production: --allow-simulated needs a store that was made with --development" in said
+
+
+def test_two_owners_sign_one_after_the_other(run: Run) -> None:
+    run("init")
+    run("add", RESOURCE, "--owner", "a.pub", "--owner", "b.pub", "--out", "k")
+    words = ["--resource", RESOURCE, "--serial", "1", "--image-sha256", "11" * 32, "--not-after", LATER]
+    run("policy", "new", *words, "--max-releases", "2", "--platform", "22" * 16, "-o", "p.json")
+    assert "at most 2 releases, to 22222222" in run("policy", "sign", "p.json", "--key", "a.pem")
+    assert "policy-signatures: signed by too few of the present owners" in run("policy", "add", "p.dsse", code=8)
+    run("policy", "sign", "p.dsse", "--key", "b.pem")
+    run("policy", "sign", "p.dsse", "--key", "b.pem")
+    assert "accepted, signed by" in run("policy", "add", "p.dsse")
+    assert "policy-serial: got serial 1, expected more than 1" in run("policy", "add", "p.dsse", code=8)
+    run("policy", "owners", "--resource", RESOURCE, "--serial", "2", "--owner", "b.pub", "-o", "o.json")
+    run("policy", "sign", "o.json", "--key", "a.pem")
+    run("policy", "sign", "o.dsse", "--key", "b.pem")
+    run("policy", "add", "o.dsse")
+    (found,) = json.loads(run("show", "--json"))["resources"]
+    assert (found["serial"], found["threshold"], len(found["owners"])) == (2, 1, 1)
+
+
+def test_keys_are_rotated_retired_exported_and_never_overwritten(run: Run, tmp_path: Path) -> None:
+    with_policy(run)
+    assert "is there already" in run("rotate", RESOURCE, "--out", "qwen.key", code=2)
+    run("rotate", RESOURCE, "--out", "qwen-2.key")
+    assert "root generation 2" in run("rotate")
+    run("retire", RESOURCE, "1")
+    run("export", RESOURCE, "1", "--out", "again.key")
+    assert (tmp_path / "again.key").read_bytes() == (tmp_path / "qwen.key").read_bytes()
+    (found,) = json.loads(run("show", "--json"))["resources"]
+    assert found["keys"] == [{"generation": 1, "retired": True}, {"generation": 2, "retired": False}]
+    assert "generations 1 (retired), 2" in run("show")
+    run("retire", RESOURCE, "1", "--destroy")
+    assert "store-damaged" in run("export", RESOURCE, "1", "--out", "gone.key", code=5)
+    assert not (tmp_path / "gone.key").exists()
+    assert "resource-unknown" in run("retire", "model/none", "1", code=8)
+
+
+def test_a_store_is_backed_up_and_restored(run: Run, tmp_path: Path) -> None:
+    with_policy(run)
+    run("backup", "saved", "--backup-kek", "file:saved.kek")
+    assert "store-exists" in run("restore", "saved", "--backup-kek", "file:saved.kek", code=2)
+    (tmp_path / "broker.store").unlink()
+    run("restore", "saved", "--backup-kek", "file:saved.kek")
+    assert "generations 1" in run("show")
+
+
+def test_a_lost_head_is_pinned_again_by_hand(run: Run, tmp_path: Path) -> None:
+    run("init", "--head", "pinned")
+    (tmp_path / "pinned").unlink()
+    assert "head-missing" in run("show", "--head", "pinned", code=8)
+    run("log", "verify", "--pin", "--head", "pinned")
+    run("show", "--head", "pinned")
+
+
+def test_a_head_in_a_release_is_compared_with_the_log(run: Run, tmp_path: Path) -> None:
+    with broker_samples.desk(tmp_path) as made:
+        (tmp_path / "release").write_bytes(made.ask(guest(X25519))[2])
+    words = ["log", "verify", "--kek", "file:broker.kek", "--release", "release"]
+    assert "4 entries" in run(*words)
+    for each in ("store", "store.head", "store.lock"):
+        (tmp_path / f"broker.{each}").unlink()
+    with broker_samples.desk(tmp_path):
+        pass
+    assert "release: by broker" in run(*words, code=8), "of another store"
+
+
+def test_meaningless_options_are_usage_errors(run: Run) -> None:
+    run("init")
+    words = ["policy", "new", "--resource", RESOURCE, "--serial", "1", "-o", "p", "--not-after"]
+    digest = ["--image-sha256", "11" * 32]
+    for said, bad in (
+        ("belong together", ["rotate", RESOURCE]),
+        ("--new-kek is for the store's root", ["rotate", RESOURCE, "--out", "k", "--new-kek", "file:k"]),
+        ("--kek vault: expected file:PATH", ["show", "--kek", "vault"]),
+        ("--not-after: got `soon`", [*words, "soon", *digest]),
+        ("no image is given", [*words, LATER]),
+        ("expected 32 lower-case hex digits", [*words, LATER, *digest, "--deny", "11"]),
+        ("got `Model`, expected words", ["policy", "new", "--resource", "Model", *words[4:], LATER, *digest]),
+        ("--tls-cert and --tls-key belong together", ["serve", "--expect", "out/demo-cpu", "--tls-cert", "a.pub"]),
+        ("threshold 3 of 1 keys", ["add", "m/x", "--owner", "a.pub", "--threshold", "3", "--out", "k"]),
+        ("is not a public key", ["add", "m/x", "--owner", "a.pem", "--out", "k"]),
+        ("expected SIZE:ROOT", ["log", "verify", "--at", "4"]),
+        ("store-exists", ["init"]),
+        ("there is no store at", ["show", "--store", "other"]),
+    ):
+        assert said in run(*bad, code=2)
+
+
+@pytest.mark.parametrize(
+    ("codes", "status", "kind"), [([], 5, HostError), ([{"code": "rtmr2", "got": "a", "expected": "b"}], 8, Refused)]
+)
+def test_a_delivery_that_is_not_complete_has_its_exit_status(
+    codes: list[dict[str, str]], status: int, kind: type, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from privml.client import courier
+
+    done = courier.Delivery(missing=[courier.Want(bytes(32), "a", RESOURCE, 1)], refusals={"http://b": codes})
+    monkeypatch.setattr(courier, "courier", lambda *_, **__: SimpleNamespace(deliver=lambda: done))
+    said = run("deliver", "https://h", "--broker", "http://b", code=status)
+    assert "https://h still waits for model/qwen generation 1 of broker a" in said
+    assert kind.exit_code == status
+
+
+def test_no_secret_is_in_arguments_environment_or_output(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a process that opens the store, rotates it and releases a key; the broker's public key is the control."""
+    passphrase = "correct horse battery staple"
+    (tmp_path / "words").write_text(passphrase)
+    (tmp_path / "words").chmod(0o600)
+    out = run("init", "--kek", f"passphrase:{tmp_path}/words", "--development")
+    code = (
+        "import sys; from pathlib import Path; from privml.cli.main import cli; from privml.keybroker import kek\n"
+        "kek.SCRYPT_N = 16\n"
+        "cli.main(args=sys.argv[1:], standalone_mode=False)\n"
+        "print(Path('/proc/self/cmdline').read_bytes(), Path('/proc/self/environ').read_bytes())\n"
+    )
+    words = ["-v", "keys", "rotate", "--kek", f"passphrase:{tmp_path}/words"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    opened = store.opened(tmp_path / "broker.store", f"passphrase:{tmp_path}/words")
+    with caplog.at_level("DEBUG"), opened as found:
+        key = resources.add(found, RESOURCE, broker_samples.role())
+        resources.set_policy(found, broker_samples.signed(broker_samples.policy()))
+        desk = Desk(tmp_path, "", found, Broker(found, broker_samples.judge, lambda: 1), key)
+        assert desk.ask(guest(X25519))[0] == 200
+        secrets = (found.root, found.secret(store.SIGNING, "", 1), key.key, passphrase.encode())
+        public, shown = found.public, repr((found, key))
+    text = "\n".join((out, done.stdout, done.stderr, caplog.text, shown, repr(os.environ)))
+    assert public.hex() in text, "the search finds what is there"
+    assert "released model/qwen" in caplog.text
+    for secret in secrets:
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
