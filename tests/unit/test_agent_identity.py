@@ -15,7 +15,8 @@ import privml
 from privml.agent import identity
 from privml.agent.layout import Layout
 from privml.base.errors import HostError
-from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, TLS_KEY, Keys
+from privml.channel.kem import usable
+from privml.evidence.sections import CHANNEL_KEY, RECEIPT_KEY, RELEASE_USE, TLS_KEY, Keys
 
 
 @pytest.fixture
@@ -40,6 +41,15 @@ def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
     assert identity.section(layout) == keys.encode()
     for path in (layout.tls_key, layout.channel_key, layout.receipt_key):
         assert path.stat().st_mode & 0o777 == 0o400
+
+
+def test_keys_of_key_release_are_in_the_section_and_in_no_file(layout: Layout) -> None:
+    made = identity.create(layout, release=True)
+    assert [key.kem for key in made.release] == list(usable())
+    offered = [(key.use, key.alg, key.key) for key in made.keys.keys if key.use == RELEASE_USE]
+    assert offered == sorted((RELEASE_USE, key.kem.name, key.public) for key in made.release)
+    written = [path.name for path in layout.run.rglob("*") if path.is_file()]
+    assert sorted(written) == ["certificate.pem", "channel", "receipt", "section", "tls.pem"]
 
 
 def test_the_server_uses_the_key_in_the_section(layout: Layout) -> None:
@@ -68,6 +78,7 @@ def test_no_other_module_of_the_guest_handles_a_private_key() -> None:
         "load_pem_private_key",
         "channel_key",
         "receipt_key",
+        ".generate()",
     )
     found = {
         (path.relative_to(root).as_posix(), word)

@@ -28,12 +28,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from key_release import a_release
 from test_agent_purposes import predicted
 
-from privml.agent import keydelivery, wire
+from privml.agent import identity, keydelivery, wire
 from privml.agent.answers import Asked, Denied
 from privml.agent.attestation import Attestation
 from privml.agent.boot import Boot
-from privml.agent.keydelivery import RELEASE, REQUEST
+from privml.agent.keydelivery import RELEASE, REQUEST, KeyDelivery
+from privml.agent.layout import Layout
 from privml.agent.progress import Progress
+from privml.agent.volumekeys import CODES
 from privml.base.strictjson import b64, loads
 from privml.channel.release import MAX_RELEASE, Release
 from privml.client import attested
@@ -69,7 +71,7 @@ class Waiting:
         self.boot: Boot = made.boot(**changes)
         self.boot._interval = 0.02
         self.result: list[bool] = []
-        self.thread = threading.Thread(target=lambda: self.result.append(self.boot.run()))
+        self.thread = threading.Thread(target=lambda: self.result.append(self.boot.run()), daemon=True)
 
     def ask(self, request: dict[str, object]) -> dict[str, object]:
         """What the server asks of the boot process."""
@@ -111,7 +113,7 @@ def waiting(changes: dict[str, object] | None = None, **of_boot: object) -> Iter
     with guest(a_config(**(changes or encrypted()))) as made:
         found = Waiting(made, **of_boot)
         found.thread.start()
-        made.wait_for(lambda: made.layout.release_socket.exists() or found.result, "release socket")
+        made.wait_for(lambda: found.row()[1].startswith("waiting for") or found.result, "stage")
         yield found
         found.made.layout.release_socket.unlink(missing_ok=True)
 
@@ -145,7 +147,7 @@ def test_a_boot_waits_for_its_key_over_the_network_and_becomes_ready() -> None:
         assert code_of(made, "GET", REQUEST) == (503, "keys-not-yet")
         assert code_of(made, "POST", RELEASE, b"{}") == (503, "keys-not-yet")
         reached.set()
-        made.wait_for(made.layout.release_socket.exists, "release socket")
+        made.wait_for(lambda: found.row()[1], "stage")
 
         assert made.json(REQUEST) == (200, {"wanted": [WANTED]})
         assert code_of(made, "GET", f"{REQUEST}?nonce=00") == (400, "nonce")
@@ -318,29 +320,50 @@ def test_without_an_encrypted_model_nobody_waits_and_the_paths_do_not_exist() ->
         made.start_server()
         assert made.boot().run(), made.said
         assert not made.layout.release_socket.exists()
+        assert {key.use for key in Keys.decode(identity.section(made.layout)).keys} == {"channel", "receipt", "tls"}
         for method, path in (("GET", REQUEST), ("POST", RELEASE)):
             assert code_of(made, method, path) == (404, "no-keys")
 
 
-def test_one_release_at_a_time(tmp_path: Path) -> None:
-    from privml.agent.layout import Layout
-
+@pytest.fixture
+def delivery(tmp_path: Path) -> KeyDelivery:
+    """The server's side, of a boot that waits for keys and does not answer."""
     layout = Layout(run=tmp_path)
-    progress = Progress(layout.stages, [stage.name for stage in STAGES])
-    progress.begin("keys")
-    delivery = keydelivery.KeyDelivery(a_config(**encrypted()), layout, Attestation(layout))
+    Progress(layout.stages, [stage.name for stage in STAGES]).begin("keys")
+    return KeyDelivery(a_config(**encrypted()), layout, Attestation(layout))
+
+
+def denied(delivery: KeyDelivery) -> Denied:
     asked = Asked("POST", RELEASE, [], lambda _: b"{}")
+    with pytest.raises(Denied) as caught:
+        delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(code, 409 if code == "already-released" else 400) for code in CODES] + [("malformed", 503)]
+)
+def test_a_refused_release_is_the_courier_s_fault_and_a_refused_request_is_not(
+    delivery: KeyDelivery, monkeypatch: pytest.MonkeyPatch, code: str, status: int
+) -> None:
+    refusal = {"error": {"code": code, "message": "no"}}
+    monkeypatch.setattr(wire, "ask", lambda *_, **__: refusal)
+    found = denied(delivery)
+    assert (found.status, found.code, found.message) == (status, code, "no")
+
+
+def test_one_release_at_a_time(delivery: KeyDelivery, tmp_path: Path) -> None:
     codes = []
     for held in (True, False, False):
         if held:
             delivery._turn.acquire()
-        with pytest.raises(Denied) as caught:
-            delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
-        codes.append((caught.value.status, caught.value.code, caught.value.retry_after))
+        found = denied(delivery)
+        codes.append((found.status, found.code, found.retry_after))
         if held:
             delivery._turn.release()
     assert codes == [(503, "busy", 1), (503, "unavailable", 1), (429, "too-soon", 1)]
-    progress.end("services", "failed", "gone")
-    with pytest.raises(Denied, match="failed in stage services") as caught:
-        delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
-    assert caught.value.code == "keys-closed"
+    failed = Progress(Layout(run=tmp_path).stages, [stage.name for stage in STAGES])
+    failed.begin("keys")
+    failed.end("services", "failed", "gone")
+    found = denied(delivery)
+    assert (found.code, "failed in stage services" in found.message) == ("keys-closed", True)

@@ -118,6 +118,7 @@ def test_watching_shows_each_stage_once_until_it_is_ready(
     guest: Guest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest.stages = booting()
+    guest.stages["stages"][2]["detail"] = "waiting for a key"
     monkeypatch.setattr("privml.cli.status._PAUSE", 0.05)
     later = threading.Timer(0.5, lambda: setattr(guest, "stages", READY))
     later.start()
@@ -130,7 +131,9 @@ def test_watching_shows_each_stage_once_until_it_is_ready(
         "services",
         "ready",
         "ready",
+        "ready",
     ]
+    assert outcome.stdout.splitlines()[3].split() == ["ready", "running", "waiting", "for", "a", "key"]
 
 
 def test_watching_ends_at_its_limit(

@@ -13,7 +13,8 @@ from agent_guest import LIMIT, Guest, free_port, guest
 
 from privml.base.errors import HostError
 from privml.events.stages import STAGES
-from privml.vm.ask import await_ready, complete
+from privml.events.stagetable import Row, StageTable
+from privml.vm.ask import _show, await_ready, complete
 
 
 def machine_of(made: Guest, check: Callable[[], None] = lambda: None) -> Any:
@@ -73,6 +74,14 @@ def test_a_failed_stage_is_named() -> None:
         assert not made.boot().run()
         with pytest.raises(HostError, match="guest stage `engine` failed: engine: the first completion"):
             await_ready(machine_of(made), LIMIT)
+
+
+def test_what_a_stage_waits_for_is_shown_once() -> None:
+    seen: set[str] = set()
+    shown: list[str] = []
+    for row in (Row("keys", "running", "waiting for a key"),) * 2 + (Row("keys", "ok"),):
+        _show(StageTable(False, (row, Row("model"), Row("engine", "running"))), seen, shown.append)
+    assert shown == ["stage keys: waiting for a key", "stage keys: ok"]
 
 
 def test_nobody_answers_until_the_limit() -> None:

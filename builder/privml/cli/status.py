@@ -70,8 +70,10 @@ def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> StageTable
             last = error
         else:
             for row in found.rows:
-                if row.ended and row.name not in shown:
-                    shown.add(row.name)
+                # A running stage says what it waits for, if anything.
+                news = row.name if row.ended else f"{row.name}: {row.detail}"
+                if (row.ended or row.waits) and news not in shown:
+                    shown.add(news)
                     if not quiet:
                         show(_line(row))
             if found.ready or found.parked is not None:

@@ -47,6 +47,11 @@ class Row:
         return self.status not in _NOT_ENDED
 
     @property
+    def waits(self) -> bool:
+        """True while it runs and says what for."""
+        return self.status == "running" and bool(self.detail)
+
+    @property
     def seconds(self) -> float | None:
         """How long it took; None if it has not ended, or was skipped."""
         if self.started_ms is None or self.ended_ms is None:

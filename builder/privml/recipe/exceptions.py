@@ -31,7 +31,7 @@ NO_KIND = {
     "attestor": "only the server may ask the attestor for quotes",
     "tee-device": "only the attestor may ask the TEE for quotes",
     "gpu-device": "only the engine may use a GPU",
-    "keys": "only the server has the attested keys",
+    "keys": "only the server has the attested keys, and only the boot process those that volume keys are sealed to",
     "engine": "only the server may enter the directory of the engine's socket",
 }
 """Weakenings for which no exception exists, and why."""

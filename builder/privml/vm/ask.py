@@ -53,11 +53,12 @@ def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None]
 
 
 def _show(found: StageTable, shown: set[str], show: Callable[[str], None]) -> None:
-    """Show the stages that have ended since the last call; ``HostError`` if one failed."""
+    """Show what stages newly ended or what they wait for; ``HostError`` if one failed."""
     for row in found.rows:
-        if row.ended and row.name not in shown:
-            shown.add(row.name)
-            show(f"stage {row.name}: {row.status}")
+        news = f"stage {row.name}: {row.detail if row.waits else row.status}"
+        if (row.ended or row.waits) and news not in shown:
+            shown.add(news)
+            show(news)
     if found.parked is not None:
         raise HostError(
             f"guest stage `{found.parked.name}` failed: {found.parked.detail}",
