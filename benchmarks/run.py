@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, hosts, repro, sealed, site, trees, verifying
+from benchmarks import gpus, hosts, repro, sealed, site, trees, verifying, volumes
 from benchmarks.checkout import Checkout
 from benchmarks.measured import cpu, figure, seconds
 
@@ -174,6 +174,7 @@ def main() -> None:
     figure("start-to-first-token", [start_to_token], 30, "s")
     figure("image-agent-changed", after_agent_changes(3), 8, "s")
     trees.run(figure)
+    volumes.run(figure)
     if os.environ.get("BENCH_FULL") == "1":
         repro.run(figure)
         # The order alternates, so that what warms up favours neither.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
+from image_varied import BASE, DATA, HASHES, Document, Predictor, Workshop, reseal
+from test_repro_legs import LEG
 
 from privml.base.errors import InputsError, UsageError
 from privml.base.strictjson import b64
@@ -23,8 +24,11 @@ from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import earlier
 from privml.image.volumekeys import VolumeKeys
+from privml.lock.lockfile import write_lock
 from privml.output import manifest as manifests
 from privml.output.volumekey import VolumeKey
+from privml.repro import child
+from privml.store.objects import Store
 
 BROKER = "ab" * 32
 KEY = VolumeKey("model/small", 1, bytes(range(64)))
@@ -60,9 +64,9 @@ def digests(image: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in image.iterdir() if path.is_file()}
 
 
-def again(shop: Workshop, output: Path, volumes: VolumeKeys, *, force: bool = False) -> BuildResult:
+def again(shop: Workshop, output: Path, volumes: VolumeKeys, *, force: bool = False, **changes: Any) -> BuildResult:
     """Build the last recipe of the workshop into ``output``."""
-    order = shop.fake.order(tools=lambda: shop.tools, volumes=volumes)
+    order = shop.fake.order(tools=lambda: shop.tools, volumes=volumes, **changes)
     return room.build(order, output, force=force)
 
 
@@ -125,21 +129,59 @@ def test_a_changed_field_of_the_encryption_explains_what_differs(
     assert [change.text() for change in found.unexplained] == []
 
 
-def test_without_a_key_the_volume_of_another_image_is_taken_and_everything_is_equal(
+def test_without_key_and_model_the_volume_of_another_image_is_taken_and_everything_is_equal(
     shop: Workshop, made: Path
 ) -> None:
-    (model,) = shop.fake.lock.models
-    gone = [shop.fake.store.path(file.sha256) for file in model.objects]
+    shop.fake.recipe = shop.recipe("stranger", encrypted(), {}, "varied")
+    shop.fake.lock = shop.lock(shop.fake.recipe)
+    gone = [shop.fake.store.path(file.sha256) for model in shop.fake.lock.models for file in model.objects]
     kept = {path: path.read_bytes() for path in gone}
     assert kept, "the model is an input of its own"
     try:
         for path in gone:
             path.unlink()
-        mine = shop.image("stranger", encrypted(), volumes=VolumeKeys(directory=made))
+        again(shop, shop.folder / "stranger/out", VolumeKeys(directory=made), predictor=Predictor())
     finally:
         for path, data in kept.items():
             path.write_bytes(data)
-    assert digests(mine) == digests(made)
+    assert digests(shop.folder / "stranger/out") == digests(made)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_leg_imports_a_model_only_if_it_makes_its_volume(
+    shop: Workshop, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    recipe = shop.recipe("leg", encrypted(), {}, "varied")
+    lock = shop.lock(recipe)
+    write_lock(tmp_path / "l.json", lock)
+    leg = replace(
+        LEG, workspace=str(tmp_path), recipe=str(recipe.path), lock=str(tmp_path / "l.json"), umask=0o022,
+        tools_lock=str(shop.fake.tools_lock), store=str(tmp_path / "store"), processors=0,
+        import_from=str(shop.fake.store.root), volumes=str(made) if given else "",
+    )  # fmt: skip
+
+    def no_tools(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(child, "ensure", no_tools)
+    with pytest.raises(InterruptedError):
+        child.work(leg, () if given else (KEY,))
+    brought = {file.sha256 for file in lock.model_objects} & set(Store(tmp_path / "store").digests())
+    assert bool(brought) is not given
+    assert set(Store(tmp_path / "store").digests()) >= {package.sha256 for package in lock.debs}
+
+
+def test_no_plaintext_is_there_when_the_hash_tree_is_made(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = type(shop.tools).run, []
+
+    def looking(tools: Any, argv: Any, *, binds: Any = (), **more: Any) -> Any:
+        if argv[0] == "systemd-repart":
+            seen.append(sorted(path.name for path in binds[0].source.iterdir()))
+        return run(tools, argv, binds=binds, **more)
+
+    monkeypatch.setattr(type(shop.tools), "run", looking)
+    shop.image("looked-at", encrypted(), volumes=VolumeKeys.of([KEY]))
+    assert seen == [["repart", "tree"], ["blocks", "repart"]]
 
 
 @pytest.mark.parametrize("what", ["blocks", "tree", "manifest"])
@@ -206,14 +248,25 @@ def test_an_unchanged_image_needs_no_key_again_and_a_changed_model_does(shop: Wo
     result = again(shop, output, VolumeKeys())
     assert (result.because["model.raw"], bool(result.because["manifest.json"])) == ((), True)
     assert result.manifest.models[0].crypt == KEY.crypt("owner")
+    for change, kept in (({"broker": "other"}, True), ({"resource": "model/b"}, False)):
+        shop.fake.recipe = shop.recipe("kept", encrypted(**change), {}, "varied")
+        shop.fake.lock = shop.lock(shop.fake.recipe)
+        if kept:
+            assert again(shop, output, VolumeKeys()).manifest.models[0].crypt == KEY.crypt("other")
+            continue
+        with pytest.raises(UsageError, match="the key of `model/b` is not given"):
+            again(shop, output, VolumeKeys())
+    shop.fake.recipe = shop.recipe("kept", encrypted(), {}, "varied")
+    shop.fake.lock = shop.lock(shop.fake.recipe)
     with pytest.raises(UsageError, match="the key of `model/small` is not given"):
         again(shop, output, VolumeKeys(), force=True)
     renewed = again(shop, output, VolumeKeys.of([OTHER]))
     assert renewed.because["model.raw"] == ("volume key model/small/1 -> model/small/2",)
     lock = shop.fake.lock
     shop.fake.lock = lock.model_copy(update={"source_date_epoch": lock.source_date_epoch + 1})
+    order = shop.fake.order(tools=lambda: pytest.fail("work was begun"))
     with pytest.raises(UsageError, match="the key of `model/small` is not given"):
-        again(shop, output, VolumeKeys())
+        room.build(order, output)
     found = earlier(output, shop.fake.store.seen)
     assert found is not None and not found.harmed, "the image is as it was"
 

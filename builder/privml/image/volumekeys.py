@@ -13,7 +13,6 @@ from privml.events.crypt import Crypt
 from privml.lock.models import Lock
 from privml.output import manifest as manifests
 from privml.output import volumekey
-from privml.output.artefacts import check_artefact
 from privml.output.manifest import Model
 from privml.output.volumekey import VolumeKey
 from privml.recipe.loader import Recipe
@@ -85,7 +84,8 @@ class VolumeKeys:
     def of_models(self, recipe: Recipe, earlier: Sequence[Crypt | None] = ()) -> tuple[Encryption | None, ...]:
         """How the volume of each model is encrypted; None for one that is not.
 
-        A volume of the ``earlier`` image for which nothing is given can only be kept. ``UsageError`` for a volume
+        A volume of the ``earlier`` image for which nothing is given can only be kept. Its broker is always the
+        recipe's, because the ciphertext does not depend on it. ``UsageError`` for a volume
         with nothing to take it from, and for what no volume needs.
         """
         models = [] if recipe.content.inference is None else recipe.content.inference.models
@@ -107,11 +107,10 @@ class VolumeKeys:
             return Encryption(key.crypt(wanted.broker), key=key)
         if self.directory is not None:
             given = self._given(self.directory, model.name, number, wanted.resource)
-            # Who releases the key is the recipe's to say; the ciphertext is the same.
             return Encryption(replace(given.crypt, broker=wanted.broker), given=given)
         before = earlier[number] if number < len(earlier) else None
-        if before is not None and (before.broker, before.resource) == (wanted.broker, wanted.resource):
-            return Encryption(before)
+        if before is not None and before.resource == wanted.resource:
+            return Encryption(replace(before, broker=wanted.broker))
         raise missing(recipe, number)
 
     def _given(self, directory: Path, name: str, number: int, resource: str) -> Given:
@@ -129,7 +128,8 @@ class VolumeKeys:
                 f"expected {volumes.file(number)}, model `{name}`",
             )
         path = directory / model.volume
-        check_artefact(path, made.artefacts[model.volume])
+        if not path.is_file():
+            raise InputsError(f"--volumes: {path} is missing", hint="name the directory of a whole image")
         return Given(path, model)
 
     def given_of(self, recipe: Recipe) -> tuple[Given, ...]:

@@ -52,7 +52,6 @@ class VolumeKey:
         """Write the new file ``path``, which only its owner can read; ``FileExistsError`` if there is one."""
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, MODE)  # whatever the umask is
             file.write(self.encode())
             file.flush()
             os.fsync(handle)
