@@ -192,15 +192,17 @@ def test_meaningless_options_are_usage_errors(run: Run) -> None:
         assert said in run(*bad, code=2)
 
 
-@pytest.mark.parametrize(
-    ("codes", "status", "kind"), [([], 5, HostError), ([{"code": "rtmr2", "got": "a", "expected": "b"}], 8, Refused)]
-)
+@pytest.mark.parametrize(("refused", "status", "kind"), [(False, 5, HostError), (True, 8, Refused)])
 def test_a_delivery_that_is_not_complete_has_its_exit_status(
-    codes: list[dict[str, str]], status: int, kind: type, run: Run, monkeypatch: pytest.MonkeyPatch
+    refused: bool,
+    status: int,
+    kind: type,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from privml.client import courier
 
-    done = courier.Delivery(missing=[courier.Want(bytes(32), "a", RESOURCE, 1)], refusals={"http://b": codes})
+    done = courier.Delivery(missing=[courier.Want(bytes(32), "a", RESOURCE, 1)], refused=refused)
     monkeypatch.setattr(courier, "courier", lambda *_, **__: SimpleNamespace(deliver=lambda: done))
     said = run("deliver", "https://h", "--broker", "http://b", code=status)
     assert "https://h still waits for model/qwen generation 1 of broker a" in said
