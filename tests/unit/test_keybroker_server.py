@@ -114,6 +114,8 @@ def test_tls_is_served_with_a_certificate(made: Desk, tmp_path: Path) -> None:
         with guest_at(waiting(made), tmp_path / "guest") as url:
             done = Said(url, f"https://127.0.0.1:{port}").courier.deliver()
         assert done.released == [(RESOURCE, 1)], "a courier needs no authority for it"
+    with pytest.raises(HostError, match="are not a certificate and its key"):
+        server.serve(("127.0.0.1", 0), made.broker, tls=server.Tls(tmp_path / "key.pem", found))
 
 
 @pytest.fixture

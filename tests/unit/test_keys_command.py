@@ -26,6 +26,7 @@ from privml.channel.kem import X25519
 from privml.cli import keys_serve
 from privml.keybroker import kek, resources, server, store
 from privml.keybroker.broker import Broker
+from privml.output.volumekey import VolumeKey
 
 LATER = "2099-01-01T00:00:00Z"
 Run = Callable[..., str]
@@ -78,7 +79,7 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
 
     def served(address: tuple[str, int], broker: Broker, **_: object) -> None:
         assert address == ("127.0.0.1", 8200)
-        desk = Desk(Path("x"), "", broker.store, broker, resources.VolumeKey(RESOURCE, 1, b""))
+        desk = Desk(Path("x"), "", broker.store, broker, VolumeKey(RESOURCE, 1, b""))
         found = waiting(desk)
         with broker_at(desk) as port, guest_at(found, tmp_path / "guest") as url:
             words = [sys.executable, "-c", "from privml.cli.main import main; main()", "keys", "deliver", url]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from privml.base.files import write_atomic
 from privml.cli.keys_deliver import deliver
 from privml.cli.keys_log import log
 from privml.cli.keys_policy import owner_options, owners_of, policy
@@ -14,6 +13,7 @@ from privml.cli.keys_serve import serve
 from privml.cli.keystore import KEK_HELP, StoreWords, ask_of, no_core_dump, store_options
 from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
+from privml.output.volumekey import VolumeKey
 
 _out = click.option(
     "--out",
@@ -318,11 +318,8 @@ def _refuse_existing(path: Path) -> None:
         raise click.UsageError(f"{path} is there already, expected a new file: a key is never overwritten")
 
 
-def _write(made: object, out: Path, *, as_json: bool) -> None:
-    from privml.keybroker.resources import VolumeKey
-
-    assert isinstance(made, VolumeKey)
-    write_atomic(out, made.encode(), mode=0o600)
+def _write(made: VolumeKey, out: Path, *, as_json: bool) -> None:
+    made.write(out)
     if as_json:
         check = made.check.hex()
         print_json({"resource": made.resource, "generation": made.generation, "check": check, "file": str(out)})
