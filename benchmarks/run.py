@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, hosts, repro, sealed, site, trees, verifying, volumes
+from benchmarks import gpus, hosts, keys, repro, sealed, site, trees, verifying, volumes
 from benchmarks.checkout import Checkout
 from benchmarks.measured import cpu, figure, seconds
 
@@ -139,6 +139,7 @@ def main() -> None:
     # A program that is installed has its modules compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     verifying.run()
+    keys.run()
     site.run(figure)
     figure("help", [1000 * seconds(command("--help")) for _ in range(9)], 150, "ms")
     unchanged()

@@ -20,14 +20,14 @@ from privml.channel.release import Release, Request, Statement
 from privml.client import attested
 from privml.events.stages import KEY_RELEASE
 from privml.evidence.document import Document
-from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.sections import CHANNEL_KEY, TLS_KEY, Key, Keys
 from privml.keybroker import kek, resources, store
 from privml.keybroker.broker import Broker
 from privml.keybroker.challenges import Challenges
 from privml.keybroker.policy import Document as Signable
 from privml.keybroker.policy import ReleasePolicy, sign
-from privml.keybroker.resources import VolumeKey
 from privml.keybroker.store import Store
+from privml.output.volumekey import VolumeKey
 from privml.publish.signer import KeySigner
 from privml.statement import predicate
 from privml.statement.keys import Role
@@ -77,8 +77,9 @@ class Guest:
     @property
     def keys(self) -> Keys:
         """Its keys section."""
-        made = [Key("release", key.kem.name, key.public) for key in self.private]
-        return Keys(tuple(sorted([*made, Key(*TLS_KEY, samples.SPKI)], key=lambda key: (key.use, key.alg))))
+        others = [Key(*TLS_KEY, samples.SPKI), Key(*CHANNEL_KEY, bytes(32))]
+        made = [*others, *(Key("release", key.kem.name, key.public) for key in self.private)]
+        return Keys(tuple(sorted(made, key=lambda key: (key.use, key.alg))))
 
     def document(self, nonce: bytes, **changes: Any) -> Document:
         """Its document for key release."""

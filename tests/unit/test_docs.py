@@ -54,6 +54,15 @@ def commands(page: Path) -> Iterator[tuple[int, str, list[str]]]:
                 yield number, match[1], re.findall(r"(?<![\w-])--[a-z-]+", match[2])
 
 
+def leaves(command: click.Command) -> Iterator[click.Command]:
+    """The commands that a group or its groups have; of a command itself, that one."""
+    if not isinstance(command, click.Group):
+        yield command
+        return
+    for each in command.commands.values():
+        yield from leaves(each)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_page_names_only_files_symbols_and_links_that_exist(page: Path) -> None:
     wrong = []
@@ -83,8 +92,9 @@ def test_a_page_shows_only_verbs_and_options_that_exist(page: Path) -> None:
         if command is None:
             wrong.append((number, verb))
             continue
-        nested = command.commands.values() if isinstance(command, click.Group) else [command]
-        known = {option for one in nested for item in one.params for option in (*item.opts, *item.secondary_opts)}
+        known = {
+            option for one in leaves(command) for item in one.params for option in (*item.opts, *item.secondary_opts)
+        }
         wrong += [(number, f"{verb} {option}") for option in options if option not in known | {"--help"}]
     assert wrong == []
 

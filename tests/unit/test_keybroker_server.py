@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from privml.base.errors import HostError, Refused, UsageError
 from privml.channel.kem import X25519
 from privml.channel.release import Request
 from privml.client import courier as couriers
+from privml.client.connection import Endpoint
 from privml.client.courier import RELEASE_PATH, REQUEST_PATH, courier
 from privml.keybroker import server
 from privml.verify.judgement import Judgement
@@ -113,6 +114,30 @@ def test_tls_is_served_with_a_certificate(made: Desk, tmp_path: Path) -> None:
         with guest_at(waiting(made), tmp_path / "guest") as url:
             done = Said(url, f"https://127.0.0.1:{port}").courier.deliver()
         assert done.released == [(RESOURCE, 1)], "a courier needs no authority for it"
+    with pytest.raises(HostError, match="are not a certificate and its key"):
+        server.serve(("127.0.0.1", 0), made.broker, tls=server.Tls(tmp_path / "key.pem", found))
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Gives a broker an address at which couriers reach it without a network."""
+    desks: dict[str, Desk] = {}
+
+    def post(where: Endpoint, path: str, body: bytes) -> tuple[int, bytes]:
+        broker = desks[where.host].broker
+        answer = broker.challenge("192.0.2.1") if path == server.CHALLENGE else broker.release(body)
+        return answer.status, answer.body
+
+    def reached(found: Desk) -> str:
+        name = f"broker-{len(desks)}"
+        desks[name] = found
+        monkeypatch.setattr(couriers, "_post_plain", post)
+        return f"http://{name}"
+
+    return reached
+
+
+Reach = Callable[..., str]
 
 
 class Said:
@@ -145,14 +170,14 @@ def test_a_courier_carries_a_key_to_the_guest(made: Desk, tmp_path: Path) -> Non
     assert made.key.key.hex() not in said.text
 
 
-def test_two_brokers_release_to_one_guest(made: Desk, tmp_path: Path) -> None:
+def test_two_brokers_release_to_one_guest(made: Desk, tmp_path: Path, reach: Reach) -> None:
     (tmp_path / "other").mkdir()
     with desk(tmp_path / "other") as other:
         found = Waiting(
             {"data": (other.store.public, [("data/x", 1)]), "weights": (made.store.public, [(RESOURCE, 1)])}
         )
-        with broker_at(made) as one, broker_at(other) as two, guest_at(found, tmp_path / "guest") as url:
-            said = Said(url, f"http://127.0.0.1:{two}", f"http://127.0.0.1:{one}")
+        with guest_at(found, tmp_path / "guest") as url:
+            said = Said(url, reach(other), reach(made))
             done = said.courier.deliver()
     assert done.released == [(RESOURCE, 1)], "the refusal of one does not stop the other"
     assert [str(each) for each in done.missing] == ["data/x generation 1 of broker data"]
@@ -161,24 +186,26 @@ def test_two_brokers_release_to_one_guest(made: Desk, tmp_path: Path) -> None:
     assert done.to_dict()["missing"] == [{"broker": "data", "resource": "data/x", "generation": 1}]
 
 
-def test_a_broker_that_the_guest_does_not_wait_for_is_not_asked_for_keys(made: Desk, tmp_path: Path) -> None:
+def test_a_broker_that_the_guest_does_not_wait_for_is_not_asked_for_keys(
+    made: Desk, tmp_path: Path, reach: Reach
+) -> None:
     (tmp_path / "other").mkdir()
     with desk(tmp_path / "other") as other:
-        with broker_at(other) as port, guest_at(waiting(made), tmp_path / "guest") as url:
-            done = Said(url, f"http://127.0.0.1:{port}").courier.deliver()
+        with guest_at(waiting(made), tmp_path / "guest") as url:
+            done = Said(url, reach(other)).courier.deliver()
         assert len(other.entries()) == 3, "nothing is refused, because nothing was asked"
         (message,) = done.errors.values()
         assert message.startswith(f"this is broker {other.store.public.hex()}, expected one that the guest waits for")
 
 
-def test_a_guest_that_is_not_at_the_stage_yet_is_waited_for(made: Desk, tmp_path: Path) -> None:
+def test_a_guest_that_is_not_at_the_stage_yet_is_waited_for(made: Desk, tmp_path: Path, reach: Reach) -> None:
     found = waiting(made)
     found.first = {
         REQUEST_PATH: [(503, "keys-not-yet")] * 3,
         RELEASE_PATH: [(429, "too-soon")],
     }
-    with broker_at(made) as port, guest_at(found, tmp_path / "guest") as url:
-        said = Said(url, f"http://127.0.0.1:{port}")
+    with guest_at(found, tmp_path / "guest") as url:
+        said = Said(url, reach(made))
         assert said.courier.deliver().missing == []
     assert said.now == 4 * couriers.PAUSE
     assert said.text.count("keys-not-yet") == 1, "said once, not at each attempt"
@@ -188,10 +215,10 @@ def test_a_guest_that_never_gets_there_is_given_up(made: Desk, tmp_path: Path) -
     found = waiting(made)
     found.first = {REQUEST_PATH: [(503, "keys-not-yet")] * 100}
     with guest_at(found, tmp_path / "guest") as url:
-        said = Said(url, "http://127.0.0.1:1")
+        said = Said(url, "http://127.0.0.1:1", patience=4.0)
         with pytest.raises(HostError, match="keys-not-yet: as the test wants"):
             said.courier.deliver()
-    assert said.now == 20.0
+    assert said.now == 4.0
 
 
 @pytest.mark.parametrize(
@@ -210,20 +237,20 @@ def test_a_guest_that_wants_no_keys_is_not_waited_for(
         Said(url, "http://127.0.0.1:1").courier.deliver()
 
 
-def test_what_the_guest_refuses_is_said(made: Desk, tmp_path: Path) -> None:
+def test_what_the_guest_refuses_is_said(made: Desk, tmp_path: Path, reach: Reach) -> None:
     found = waiting(made)
     found.first = {RELEASE_PATH: [(409, "already-released")]}
-    with broker_at(made) as port, guest_at(found, tmp_path / "guest") as url:
-        done = Said(url, f"http://127.0.0.1:{port}").courier.deliver()
+    with guest_at(found, tmp_path / "guest") as url:
+        done = Said(url, reach(made)).courier.deliver()
     assert [message.partition(": ")[2] for message in done.errors.values()] == ["already-released: as the test wants"]
     assert [each.resource for each in done.missing] == [RESOURCE]
 
 
-def test_a_wrong_image_gets_nothing_and_the_courier_says_why(made: Desk, tmp_path: Path) -> None:
+def test_a_wrong_image_gets_nothing_and_the_courier_says_why(made: Desk, tmp_path: Path, reach: Reach) -> None:
     found = waiting(made)
     found.bent = {"items": attestation_samples.extends(4 << 30, "console=ttyS0 init=/bin/sh")}
-    with broker_at(made) as port, guest_at(found, tmp_path / "guest") as url:
-        said = Said(url, f"http://127.0.0.1:{port}")
+    with guest_at(found, tmp_path / "guest") as url:
+        said = Said(url, reach(made))
         done = said.courier.deliver()
     assert (done.released, found.keys) == ([], {})
     assert "rtmr2: got " in said.text

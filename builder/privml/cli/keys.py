@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from privml.base.files import write_atomic
 from privml.cli.keys_deliver import deliver
 from privml.cli.keys_log import log
 from privml.cli.keys_policy import owner_options, owners_of, policy
 from privml.cli.keys_serve import serve
-from privml.cli.keystore import KEK_HELP, StoreWords, store_options
-from privml.cli.output import ask_secret, print_json, show
+from privml.cli.keystore import KEK_HELP, StoreWords, ask_of, no_core_dump, store_options
+from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
+from privml.output.volumekey import VolumeKey
 
 _out = click.option(
     "--out",
@@ -74,8 +74,9 @@ def init(*, words: StoreWords, development: bool, as_json: bool) -> None:
     """
     from privml.keybroker import kek, store
 
+    no_core_dump()
     store.refuse_existing(words.store)
-    wrapping = kek.make(words.kek_uri, ask_secret)
+    wrapping = kek.make(words.kek_uri, ask_of("store"))
     with store.create(words.store, wrapping, development=development, head=words.head) as made:
         public = made.public.hex()
     if as_json:
@@ -148,7 +149,7 @@ def rotate(resource: str | None, *, words: StoreWords, new_kek: str | None, out:
             _refuse_existing(out)
             _write(resources.rotate(store, resource), out, as_json=as_json)
             return
-        store.rotate(None if new_kek is None else kek.make(new_kek, ask_secret))
+        store.rotate(None if new_kek is None else kek.make(new_kek, ask_of("new root")))
         if as_json:
             print_json({"root_generation": store.root_generation})
         else:
@@ -269,7 +270,7 @@ def backup(target: Path, *, words: StoreWords, backup_kek: str) -> None:
 
     with words.opened() as store:
         _refuse_existing(target)
-        backups.write(store, target, kek.make(backup_kek, ask_secret))
+        backups.write(store, target, kek.make(backup_kek, ask_of("backup")))
     show(f"{target}: a backup of {words.store}")
 
 
@@ -298,12 +299,14 @@ def restore(source: Path, *, words: StoreWords, backup_kek: str, accept_older: b
     """
     from privml.keybroker import backup as backups
 
+    no_core_dump()
     backups.restore(
         source,
         words.store,
         backup_kek=backup_kek,
         kek=words.kek_uri,
-        ask=ask_secret,
+        ask=ask_of("store"),
+        ask_backup=ask_of("backup"),
         head=words.head,
         accept_older=accept_older,
     )
@@ -315,11 +318,8 @@ def _refuse_existing(path: Path) -> None:
         raise click.UsageError(f"{path} is there already, expected a new file: a key is never overwritten")
 
 
-def _write(made: object, out: Path, *, as_json: bool) -> None:
-    from privml.keybroker.resources import VolumeKey
-
-    assert isinstance(made, VolumeKey)
-    write_atomic(out, made.encode(), mode=0o600)
+def _write(made: VolumeKey, out: Path, *, as_json: bool) -> None:
+    made.write(out)
     if as_json:
         check = made.check.hex()
         print_json({"resource": made.resource, "generation": made.generation, "check": check, "file": str(out)})

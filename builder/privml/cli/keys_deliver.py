@@ -55,7 +55,7 @@ def deliver(guest: str, *, brokers: tuple[str, ...], patience: int, as_json: boo
     if not done.missing:
         return
     names = ", ".join(str(want) for want in done.missing)
-    if any(done.refusals.values()):
+    if done.refused:
         raise Refused(
             f"{guest} still waits for {names}",
             hint="the reasons are above; `keys log show` at the broker has them, too, and docs/KEYS.md explains them",

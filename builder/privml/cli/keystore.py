@@ -67,5 +67,18 @@ class StoreWords:
         """The store, held by this process alone; errors as of `keybroker.store.opened`."""
         from privml.keybroker import store  # Linux only, and needed by no other verb
 
-        with store.opened(self.store, self.kek_uri, ask=ask_secret, head=self.head, pinned=pinned) as found:
+        no_core_dump()
+        with store.opened(self.store, self.kek_uri, ask=ask_of("store"), head=self.head, pinned=pinned) as found:
             yield found
+
+
+def ask_of(what: str) -> Callable[[str], str]:
+    """Asks for a secret on the terminal, and says of what it is: the store, or a backup."""
+    return lambda text: ask_secret(f"{text} ({what})")
+
+
+def no_core_dump() -> None:
+    """Let this process leave no core dump, which would have keys in it."""
+    import resource  # not on every system on which other verbs run
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError, printable
 from privml.base.http import base_address
 from privml.base.strictjson import Fields, loads
 from privml.channel.release import MAX_RESOURCES, NONCE_SIZE, Request
-from privml.client.connection import Endpoint, GuestConnection, endpoint, reason, tls_context
+from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
 from privml.evidence.document import MAX_DOCUMENT
 
 REQUEST_PATH = "/.well-known/privml-key-request"
@@ -49,12 +50,16 @@ class _LaterError(HostError):
 
 @dataclass
 class Delivery:
-    """What a courier has done: the keys that the guest took, those it still waits for, and each broker's refusals."""
+    """What a courier has done: the keys that the guest took, those it still waits for, and each broker's refusals.
+
+    ``refused`` says whether a broker or the guest refused something, rather than was not there.
+    """
 
     released: list[tuple[str, int]] = field(default_factory=list)
     missing: list[Want] = field(default_factory=list)
     refusals: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    refused: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """The object of `keys deliver --json`."""
@@ -100,6 +105,7 @@ class Courier:
                 self._from_broker(url, done)
             except PrivmlError as error:
                 done.errors[url] = error.message
+                done.refused |= isinstance(error, Refused)
                 self.said(f"{url}: {error.message}")
         return done
 
@@ -133,6 +139,7 @@ class Courier:
         code, message, refusals = read_error(body)
         done.errors[url] = f"{code}: {message}"
         done.refusals[url] = refusals
+        done.refused = True
         self.said(f"{url}: refused: {code}: {message}")
         for each in refusals:
             self.said(f"  {each['code']}: got {each['got']}, expected {each['expected']}")
@@ -201,27 +208,42 @@ class Courier:
     def _broker(self, url: str, path: str, body: bytes) -> tuple[int, bytes]:
         parts = urllib.parse.urlsplit(base_address(url, "key broker"))
         where = Endpoint(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-        connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            connection = GuestConnection(where, timeout=TIMEOUT, context=tls_context())
-        else:
-            connection = http.client.HTTPConnection(where.host, where.port, timeout=TIMEOUT)
+        post = _post_tls if parts.scheme == "https" else _post_plain
         try:
-            connection.request("POST", f"{parts.path}{path}", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            found = response.read(_MAX_ANSWER + 1)
+            status, found = post(where, f"{parts.path}{path}", body)
         except (OSError, http.client.HTTPException) as error:
             raise HostError(
                 f"{url}: {printable(reason(error))[:300]}", hint="is `privml-build keys serve` running there?"
             ) from error
-        finally:
-            connection.close()
-        if len(found) > _MAX_ANSWER:
-            raise EvidenceError(f"{url}: the answer is larger than {_MAX_ANSWER} bytes")
-        if response.status in _NOT_YET:
+        if status in _NOT_YET:
             code, message, _ = read_error(found)
             raise _LaterError(f"{url}: {code}: {message}")
-        return response.status, found
+        return status, found
+
+
+def _post_tls(where: Endpoint, path: str, body: bytes) -> tuple[int, bytes]:
+    connection = GuestConnection(where, timeout=TIMEOUT)
+    try:
+        return connection.post(path, body, _MAX_ANSWER)
+    finally:
+        connection.abort()
+
+
+def _post_plain(where: Endpoint, path: str, body: bytes) -> tuple[int, bytes]:
+    with Cutoff(TIMEOUT) as limit:
+        connection = http.client.HTTPConnection(where.host, where.port, timeout=TIMEOUT)
+        # As in `base.http`: the library has no public way to hand it a socket.
+        connection._create_connection = limit.connect  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            found = response.read(_MAX_ANSWER + 1)
+            limit.left()
+        finally:
+            connection.close()
+    if len(found) > _MAX_ANSWER:
+        raise EvidenceError(f"{path}: the answer is larger than {_MAX_ANSWER} bytes")
+    return response.status, found
 
 
 _FINAL = frozenset({"keys-closed"})

@@ -20,7 +20,7 @@ from privml.keybroker import head as heads
 from privml.keybroker import kek as keks
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.kek import Ask, Kek
-from privml.keybroker.store import Store, beside, opened, refuse_existing
+from privml.keybroker.store import Store, beside, opened, refuse_existing, remove
 from privml.keybroker.tree import Tree
 
 FORMAT = b"privml-broker-backup/v1\n"
@@ -46,6 +46,7 @@ def restore(
     backup_kek: str,
     kek: str,
     ask: Ask | None = None,
+    ask_backup: Ask | None = None,
     head: Path | None = None,
     accept_older: bool = False,
 ) -> None:
@@ -54,7 +55,7 @@ def restore(
     ``Refused`` if the backup is changed, or older than the head that is pinned there, unless ``accept_older``.
     """
     refuse_existing(path)
-    data = _read(source, backup_kek, ask)
+    data = _read(source, backup_kek, ask_backup)
     write_atomic(path, data, mode=0o600)
     where = head or beside(path, "head")
     try:
@@ -64,13 +65,8 @@ def restore(
             with store.changing(Entry(ADMIN, codes=("restore",))):
                 pass
     except BaseException:
-        for each in (path, *(beside(path, ending) for ending in ("lock",)), *_journals(path)):
-            each.unlink(missing_ok=True)
+        remove(path)
         raise
-
-
-def _journals(path: Path) -> tuple[Path, ...]:
-    return tuple(path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))
 
 
 def _compare(store: Store) -> None:

@@ -34,6 +34,7 @@ _OTHERS = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 FILE = "file"
 PASSPHRASE = "passphrase"  # noqa: S105 - the name of a kind
 PKCS11 = "pkcs11"
+_PROMPT = "Passphrase"
 SHAPES = "file:PATH, passphrase, passphrase:PATH or pkcs11:..."
 
 Ask = Callable[[str], str]
@@ -183,8 +184,8 @@ def _passphrase(rest: str, ask: Ask | None) -> bytes:
     if rest:
         return secret_file(Path(rest), MIN_PASSPHRASE, _MAX_PASSPHRASE).rstrip(b"\r\n")
     if ask is None:
-        raise HostError("the store has a passphrase, and there is nobody to ask for it")
-    return ask("Passphrase of the store").encode()
+        raise HostError("a passphrase is needed, and there is nobody to ask for it")
+    return ask(_PROMPT).encode()
 
 
 def _derived(passphrase: bytes, salt: bytes) -> Kek:
@@ -194,6 +195,8 @@ def _derived(passphrase: bytes, salt: bytes) -> Kek:
 
 def _make_passphrase(rest: str, ask: Ask | None) -> Kek:
     given = _passphrase(rest, ask)
+    if not rest and ask is not None and ask(f"{_PROMPT}, once more").encode() != given:
+        raise UsageError("the two passphrases differ, expected the same", hint="nothing was made: try again")
     if len(given) < MIN_PASSPHRASE:
         raise UsageError(
             f"the passphrase has {len(given)} bytes, expected at least {MIN_PASSPHRASE}",

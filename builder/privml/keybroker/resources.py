@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused, UsageError
-from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.base.strictjson import Fields, canonical, loads
 from privml.events.crypt import KEY_SIZE, MAX_GENERATION, RESOURCE_LIKE, check_key, check_value, is_resource
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.policy import (
@@ -21,9 +21,8 @@ from privml.keybroker.policy import (
     read_unsigned,
 )
 from privml.keybroker.store import VOLUME, Store
+from privml.output.volumekey import VolumeKey
 from privml.statement.keys import Role
-
-KEY_FORMAT = "privml-volume-key/v1"
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,6 @@ class KeyRow:
     generation: int
     check: bytes
     retired: bool
-
-
-@dataclass(frozen=True)
-class VolumeKey:
-    """A key of a volume (64 bytes) with its name and generation."""
-
-    resource: str
-    generation: int
-    key: bytes = field(repr=False)
-
-    @property
-    def check(self) -> bytes:
-        """Its check value, which the measured configuration has."""
-        return check_value(self.resource, self.generation, self.key)
-
-    def encode(self) -> bytes:
-        """The file that `image --key` reads."""
-        return canonical(
-            {
-                "format": KEY_FORMAT,
-                "resource": self.resource,
-                "generation": self.generation,
-                "key": b64(self.key),
-            }
-        )
 
 
 def add(store: Store, name: str, owners: Role) -> VolumeKey:

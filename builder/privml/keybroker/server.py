@@ -5,6 +5,7 @@ TLS only hides who asks for which resource: what a guest gets is sealed to it an
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from privml.base.errors import HostError
 from privml.client.pccs import MAX_HEAD, listener
 from privml.keybroker.broker import MAX_REQUEST, Answer, Broker, error
 
@@ -104,11 +106,19 @@ def server(broker: Broker, tls: Tls | None = None) -> uvicorn.Server:
 def serve(
     listen: tuple[str, int], broker: Broker, *, tls: Tls | None = None, listening: Callable[[int], None] | None = None
 ) -> None:
-    """Serve on ``listen`` (host, port) until interrupted; ``HostError`` if it cannot listen there.
+    """Serve on ``listen`` (host, port) until interrupted.
 
-    ``listening`` is called with the port.
+    ``HostError`` if it cannot listen there, or the files of ``tls`` are not a certificate and its key. ``listening``
+    is called with the port.
     """
+    made = server(broker, tls)
+    try:
+        made.config.load()
+    except ssl.SSLError as error:
+        raise HostError(
+            f"--tls-cert and --tls-key are not a certificate and its key: {error.reason or error}"
+        ) from error
     with listener(listen) as bound:
         if listening is not None:
             listening(bound.getsockname()[1])
-        server(broker, tls).run(sockets=[bound])
+        made.run(sockets=[bound])

@@ -84,16 +84,9 @@ class Store:
         ``HostError`` (`store-full`) if it cannot be written.
         """
         with self.mutex:
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                with _writing(self.path):
-                    yield
-                    tree, last = self._log(entries)
-                    self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+            with _writing(self.path), _transaction(self.db):
+                yield
+                tree, last = self._log(entries)
             self.tree, self.last = tree, last
             heads.write(self.head_path, self.head)
 
@@ -198,6 +191,18 @@ def _lines(db: sqlite3.Connection) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
@@ -260,18 +265,41 @@ def create(path: Path, kek: Kek, *, development: bool = False, head: Path | None
     with locked(path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(_connect(path)) as db:
-            root = os.urandom(ROOT_SIZE)
             store = Store(
-                path, head or beside(path, "head"), db, secrets.token_bytes(STORE_ID_SIZE), development, kek, 1, root,
-                Tree(), START,
-            )  # fmt: skip
-            db.executescript(_SCHEMA)
-            with store.changing(Entry(ADMIN, codes=("init-development" if development else "init",))):
-                meta = {"format": FORMAT, "id": store.id, "development": b"\1" if development else b"\0"}
-                db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-                _put_root(db, kek, 1, root)
-                store.keep(SIGNING, "", 1, Ed25519PrivateKey.generate().private_bytes_raw())
+                path,
+                head or beside(path, "head"),
+                db,
+                secrets.token_bytes(STORE_ID_SIZE),
+                development,
+                kek,
+                1,
+                os.urandom(ROOT_SIZE),
+                Tree(),
+                START,
+            )
+            try:
+                _fill(store)
+            except BaseException:
+                remove(path)
+                raise
             yield store
+
+
+def _fill(store: Store) -> None:
+    """The tables of a new store, its root and its signing key."""
+    with _writing(store.path):
+        store.db.executescript(_SCHEMA)
+    with store.changing(Entry(ADMIN, codes=("init-development" if store.development else "init",))):
+        meta = {"format": FORMAT, "id": store.id, "development": b"\1" if store.development else b"\0"}
+        store.db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        _put_root(store.db, store.kek, store.root_generation, store.root)
+        store.keep(SIGNING, "", 1, Ed25519PrivateKey.generate().private_bytes_raw())
+
+
+def remove(path: Path) -> None:
+    """Remove the files of a store that was not made whole."""
+    for each in (path, beside(path, "lock"), *(path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))):
+        each.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
