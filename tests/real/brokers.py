@@ -1,0 +1,150 @@
+"""Key brokers as owners run them, an image whose volumes they encrypt, and the courier between both.
+
+Everything goes by the command line, as in docs/KEYS.md. The brokers' stores are made anew for each image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from tests.real.conftest import ROOT, privml, succeeded
+
+NAME = "demo-keys"
+MODEL = "model/smollm2"
+LATER = "2099-01-01T00:00:00Z"
+SIMULATED_ROOT = ROOT / "builder/privml/sim/pki/root.pem"
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An owner of one resource with a broker of its own; all its files are in ``folder``."""
+
+    name: str
+    resource: str
+    folder: Path
+
+    @property
+    def store(self) -> tuple[str, ...]:
+        """The options that name the store."""
+        return ("--store", str(self.folder / "store"))
+
+    @property
+    def key(self) -> Path:
+        """The file of the resource's key, for `image --key`."""
+        return self.folder / "volume.key"
+
+    def keys(self, *words: str, code: int = 0) -> str:
+        """Run `keys`, which must exit with ``code``; gives its output."""
+        return succeeded(privml("keys", *words), code).stdout
+
+    def begin(self) -> str:
+        """Make owner's key, store and the resource's key; gives the broker's public key for recipes."""
+        self.folder.mkdir(parents=True)
+        private = Ed25519PrivateKey.generate()
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (self.folder / "owner.pem").write_bytes(pem)
+        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (self.folder / "owner.pub").write_bytes(public)
+        made = json.loads(self.keys("init", *self.store, "--development", "--json"))
+        owner = ("--owner", str(self.folder / "owner.pub"))
+        self.keys("add", self.resource, *self.store, *owner, "--out", str(self.key))
+        return str(made["ed25519"])
+
+    def allow(self, serial: int, *images: Path) -> None:
+        """Sign and add a policy for guests of ``images``."""
+        policy, signed = self.folder / "policy.json", self.folder / "policy.dsse"
+        for each in (policy, signed):
+            each.unlink(missing_ok=True)
+        named = [word for image in images for word in ("--image", str(image))]
+        words = ("--resource", self.resource, "--serial", str(serial), "--not-after", LATER, "--simulated")
+        self.keys("policy", "new", *words, *named, "-o", str(policy))
+        self.keys("policy", "sign", str(policy), "--key", str(self.folder / "owner.pem"))
+        self.keys("policy", "add", str(signed), *self.store)
+
+    @contextlib.contextmanager
+    def serving(self, image: Path) -> Iterator[str]:
+        """`keys serve` for guests of ``image``; gives its address."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [
+            str(Path(sys.executable).with_name("privml-build")), "keys", "serve", *self.store,
+            "--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT), "--listen", f"127.0.0.1:{port}",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ, cwd=ROOT
+        )
+        try:
+            _await(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The entries of the broker's log, once it was verified."""
+        self.keys("log", "verify", *self.store)
+        entries: list[dict[str, Any]] = json.loads(self.keys("log", "show", *self.store, "--json"))
+        return entries
+
+
+def _await(port: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.connect(("127.0.0.1", port))
+            return
+        if process.poll() is not None:
+            assert process.stdout is not None
+            raise AssertionError(process.stdout.read().decode())
+        assert time.monotonic() < end, "the broker does not listen"
+        time.sleep(0.1)
+
+
+def encrypted_image(folder: Path, out: Path, *owners: Owner) -> Path:
+    """Build ``out``: the demo's image with volumes that the owners' brokers hold the keys of."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    recipe = yaml.safe_load((ROOT / "recipes/demo-cpu.yaml").read_text())
+    recipe |= yaml.safe_load((ROOT / "recipes/demo-cpu-dev.yaml").read_text())
+    del recipe["extends"]
+    recipe["description"] = "The demo's image with encrypted volumes."
+    (model,) = recipe["inference"]["models"]
+    brokers = {}
+    for owner in owners:
+        brokers[owner.name] = {"ed25519": owner.begin()}
+        encrypt = {"broker": owner.name, "resource": owner.resource}
+        if owner.resource == MODEL:
+            model["encrypt"] = encrypt
+    recipe["keys"] = {"brokers": brokers}
+    written = folder / f"{NAME}.yaml"
+    written.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    shutil.copy(ROOT / "recipes/demo-cpu-dev.lock.json", folder / f"{NAME}.lock.json")
+    succeeded(privml("lock", "--no-fetch", "--allow-expired", str(written)))
+    keys = [word for owner in owners for word in ("--key", str(owner.key))]
+    succeeded(privml("image", str(written), "-o", str(out), *keys))
+    return out
+
+
+def delivered(port: int, *brokers: str, code: int = 0) -> dict[str, Any]:
+    """What `keys deliver` did for the guest on ``port``; it must exit with ``code``."""
+    words = [word for url in brokers for word in ("--broker", url)]
+    done = privml("keys", "deliver", f"https://127.0.0.1:{port}", *words, "--wait", "120", "--json")
+    found: dict[str, Any] = json.loads(succeeded(done, code).stdout)
+    return found
