@@ -10,10 +10,8 @@ process exits or a device is plugged in, the attestor extends `failed` before th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +27,7 @@ from privml.agent.outbound import close_outbound
 from privml.agent.process import Process, Restartable, Unit
 from privml.agent.progress import Progress
 from privml.agent.restarts import Restarts
+from privml.agent.servicestart import OwnServices
 from privml.agent.volume import ModelVolumes
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
@@ -97,9 +96,7 @@ class Boot:
         self._gpus = gpus
         self._machine: GpuMachine | None = None
         self._engine_wait = engine_wait
-        self._service = service
-        self._service_wait = service_wait
-        self._required: dict[str, Process] = {}
+        self._services = OwnServices(layout, service, wait=service_wait)
         self._attestor = AttestorLink(
             layout, wait=attestor_wait, again=attestor_again, restarted=self._attestor_restarted
         )
@@ -164,7 +161,7 @@ class Boot:
 
     def _check_others(self) -> None:
         """Raise `_Fault` if anything but the engine is not as it must be."""
-        if ended := self._service_ended():
+        if ended := self._services.ended():
             raise _Fault("services", f"the service {ended} exited")
         if ended := "" if self._machine is None else self._machine.ended():
             raise _Fault("gpu", ended)
@@ -292,29 +289,11 @@ class Boot:
     def _start_services(self) -> Outcome:
         details = []
         for service in self._measured.services:
-            process = self._service(service.name)
-            process.start()
-            listens = self._listens(service.name, process)
-            if service.required:
-                if not listens:
-                    raise HostError(f"services: {service.name} does not listen on its socket")
-                self._required[service.name] = process
+            listens = self._services.start(service)
             details.append(service.name if listens else f"{service.name}: does not listen on its socket")
         if not details:
             return _NO_SERVICE
         return ("warning" if any(": " in detail for detail in details) else "ok"), "; ".join(details)
-
-    def _listens(self, name: str, process: Process) -> bool:
-        """Wait until the service accepts connections; False if it ends first, or takes too long."""
-        end = time.monotonic() + self._service_wait
-        while time.monotonic() < end:
-            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-                probe.connect(str(self._layout.service_socket(name)))
-                return True
-            if not process.alive():
-                return False
-            time.sleep(0.05)
-        return False
 
     def _await_keys(self) -> Outcome:
         if self._keys is None:
@@ -355,7 +334,7 @@ class Boot:
     def _ready(self) -> Outcome:
         if self._engine is not None and self._engine.ended():
             raise HostError("engine: exited")
-        if ended := self._service_ended():
+        if ended := self._services.ended():
             raise HostError(f"services: {ended} exited")
         return "ok", ""
 
@@ -369,10 +348,6 @@ class Boot:
     def _measured(self) -> Config:
         assert self._config is not None
         return self._config
-
-    def _service_ended(self) -> str:
-        """The name of a required service that has ended; empty if all run."""
-        return next((name for name, process in self._required.items() if not process.alive()), "")
 
 
 def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
