@@ -2,8 +2,8 @@
 
     python -m benchmarks.volumes
 
-Runs of both take turns. Reading and writing the files are in the first. Neither is what AES does in one long call, which
-is several times faster: most of the time goes to beginning a sector, once for each 4096 bytes.
+Runs of both take turns. Reading and writing the files are in the first. One long call of AES would be several times
+faster: most of the time goes to beginning a sector, once for each 4096 bytes.
 """
 
 from __future__ import annotations
