@@ -122,7 +122,7 @@ def test_only_the_boot_that_was_judged_can_open_the_volume(
         # The key of the first boot, carried to the second: the same image, and another release key.
         answer = request(second, RELEASE, data=release, timeout=60)
         assert code_of(answer) == "release-other-boot", answer
-        assert code_of(released(second, broker, secrets.token_bytes(32))) == "evidence"
+        assert code_of(released(second, broker, secrets.token_bytes(32))) == "challenge"
         assert request(second, "/readyz", timeout=10)[0] == 503
         assert code_of(request(second, "/.well-known/privml-attestation?nonce=" + "00" * 32, timeout=10))
         found = delivered(second.port, broker)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
 from privml.base.errors import BuildError
+from privml.events.crypt import LAST_SECTOR
 from privml.image import encryption
 from privml.image.encryption import encrypt
 
@@ -29,7 +30,7 @@ def test_the_ciphertext_is_the_one_that_linux_decrypted(tmp_path: Path) -> None:
     assert hashlib.sha256(plain).hexdigest() == VECTOR["plaintext_sha256"]
     (tmp_path / "plain").write_bytes(bytes(SECTOR) + plain + b"behind")
     encrypt(tmp_path / "plain", SECTOR, len(plain), tmp_path / "made", KEY)
-    made = (tmp_path / "made").read_bytes()
+    made = (tmp_path / "made").read_bytes()[:-SECTOR]
     assert hashlib.sha256(made).hexdigest() == VECTOR["large_sectors"]["ciphertext_sha256"]
 
 
@@ -40,7 +41,9 @@ def test_pieces_of_any_number_join_without_a_seam(tmp_path: Path, monkeypatch: p
         (tmp_path / "plain").write_bytes(plain)
         encrypt(tmp_path / "plain", 0, len(plain), tmp_path / f"made{count}", KEY)
         made = (tmp_path / f"made{count}").read_bytes()
-        for n in range(count):
+        plain += LAST_SECTOR
+        assert len(made) == len(plain)
+        for n in range(count + 1):
             inverse = Cipher(AES(KEY), XTS(n.to_bytes(16, "little"))).decryptor()
             assert inverse.update(made[n * SECTOR : (n + 1) * SECTOR]) == plain[n * SECTOR : (n + 1) * SECTOR]
 

@@ -1,7 +1,8 @@
 """Encrypt a volume's filesystem with AES-256-XTS, as dm-crypt decrypts it with ``iv_large_sectors``.
 
 Every sector of 4096 bytes has its index as the tweak, 16 bytes little-endian. The same key and plaintext give the
-same ciphertext, so builds with one key are equal. Nothing is added to the volume: no header, no padding.
+same ciphertext, so builds with one key are equal. There is no header; one sector of known plaintext is added at the
+end, by which the guest notices another numbering of the sectors (`events.crypt.LAST_SECTOR`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import XTS
 
 from privml.base.errors import BuildError
 from privml.base.steps import progress
-from privml.events.crypt import KEY_SIZE, SECTOR_SIZE, check_key
+from privml.events.crypt import KEY_SIZE, LAST_SECTOR, SECTOR_SIZE, check_key
 
 PIECE = 1 << 20
 """Bytes that are encrypted at a time; a few pieces are in memory."""
@@ -25,7 +26,7 @@ _MEBI = 1 << 20
 
 
 def encrypt(source: Path, start: int, size: int, target: Path, key: bytes) -> None:
-    """Write the ciphertext of ``size`` bytes at ``start`` in ``source`` to the new file ``target``.
+    """Write the ciphertext of ``size`` bytes at ``start`` in ``source`` and of the last sector to ``target``, a new file.
 
     ``ValueError`` for an unusable key, ``BuildError`` if the bytes are not whole sectors inside the file.
     """
@@ -56,8 +57,10 @@ def encrypt(source: Path, start: int, size: int, target: Path, key: bytes) -> No
             piece.release()
         for future in written:
             future.result()
-    if target.stat().st_size != size:
-        raise BuildError(f"{target.name}: wrote {target.stat().st_size} bytes, expected {size}")
+        cipher.encrypt(memoryview(LAST_SECTOR), buffers[0], size // SECTOR_SIZE)
+        file.write(memoryview(buffers[0])[:SECTOR_SIZE])
+    if (wrote := target.stat().st_size) != size + SECTOR_SIZE:
+        raise BuildError(f"{target.name}: wrote {wrote} bytes, expected {size + SECTOR_SIZE}")
     progress(f"encrypted {size // _MEBI} MiB", final=True)
 
 
