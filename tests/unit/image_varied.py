@@ -33,6 +33,7 @@ from varied_inputs import KEYS, chosen_from, model_of, state_of, write_keyrings
 
 from privml.base.run import Completed
 from privml.events.agent import replay
+from privml.events.crypt import SECTOR_SIZE
 from privml.events.event import Evidence
 from privml.events.gpt import Partition
 from privml.image.build import build
@@ -158,8 +159,8 @@ def over(label: str, blocks: bytes, seed: str) -> tuple[bytes, str]:
 
 
 def alone(label: str, body: bytes) -> bytes:
-    """The disk with its data partition only."""
-    return gpt([(label, 40, 55)]).ljust(DATA, b"\0") + body[DATA:HASHES]
+    """The disk with its first block as the only partition; encrypted, it has as many blocks as before."""
+    return gpt([(label, 40, 47)]).ljust(DATA, b"\0") + body[DATA : DATA + SECTOR_SIZE]
 
 
 class Tools(ToolsTree):

@@ -26,7 +26,7 @@ _MEBI = 1 << 20
 
 
 def encrypt(source: Path, start: int, size: int, target: Path, key: bytes) -> None:
-    """Write the ciphertext of ``size`` bytes at ``start`` in ``source`` and of the last sector to ``target``, a new file.
+    """Encrypt ``size`` bytes at ``start`` of ``source``, followed by the last sector, into the new file ``target``.
 
     ``ValueError`` for an unusable key, ``BuildError`` if the bytes are not whole sectors inside the file.
     """
