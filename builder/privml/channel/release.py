@@ -1,12 +1,12 @@
-"""The release of volume keys to one guest, `privml-release/v1`: what a broker says, seals and signs.
+"""The release of volume keys to one guest, `privml-key-release/v1`: what a broker says, seals and signs.
 
     statement = JCS({"format", "broker": hex32, "kem": "x-wing"|"x25519", "report_data": hex64,
                      "resources": [{"resource", "generation", "check": hex32, "policy_sha256": hex32}...],
                      "log": {"size": n, "root": hex32}})
     sealed    = HPKE base mode to the attested release key, AES-256-GCM: encapsulated key || ciphertext,
-                info = "privml-release/v1\\0" || SHA256(statement)
+                info = "privml-key-release/v1\\0" || SHA256(statement)
     plaintext = JCS({"keys": [{"resource", "generation", "key": b64}...]}), in the order of the statement
-    signature = Ed25519 of the broker over "privml-release/v1\\0" || SHA256(statement) || SHA256(sealed)
+    signature = Ed25519 of the broker over "privml-key-release/v1\\0" || SHA256(statement) || SHA256(sealed)
 
 A courier carries it and can only withhold it: the key is sealed to one guest's boot, and the statement names the
 report data of the document that was judged. There is no time in it, because the host sets a guest's clock.
@@ -25,8 +25,8 @@ from privml.channel.hpke import Recipient, Sender
 from privml.channel.kem import KEMS, Kem, PrivateKey
 from privml.channel.suites import AEADS, CannotOpen
 
-FORMAT = "privml-release/v1"
-REQUEST_FORMAT = "privml-release-request/v1"
+FORMAT = "privml-key-release/v1"
+REQUEST_FORMAT = "privml-key-request/v1"
 MAX_RELEASE = 64 * 1024
 """Bytes of an encoded release."""
 MAX_RESOURCES = 32
