@@ -37,7 +37,7 @@ def mine(key: bytes) -> bool:
 
 def test_the_statement_is_the_documented_json() -> None:
     assert json.loads(SAID.encode()) == {
-        "format": "privml-release/v1",
+        "format": "privml-key-release/v1",
         "broker": PUBLIC.hex(),
         "kem": "x25519",
         "report_data": bytes(range(64)).hex(),

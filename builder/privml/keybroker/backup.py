@@ -23,7 +23,8 @@ from privml.keybroker.kek import Ask, Kek
 from privml.keybroker.store import Store, beside, opened, refuse_existing, remove
 from privml.keybroker.tree import Tree
 
-FORMAT = b"privml-broker-backup/v1\n"
+FORMAT = b"privml-broker-backup/v1"
+_START = FORMAT + b"\n"
 MAX_BACKUP = 1 << 30
 _MAX_HEADER = 8192
 
@@ -31,10 +32,10 @@ _MAX_HEADER = 8192
 def write(store: Store, target: Path, kek: Kek) -> None:
     """Write a backup of ``store`` to ``target``, encrypted under ``kek``."""
     key = os.urandom(keks.KEY_SIZE)
-    header = canonical({"kek": dict(kek.parameters), "key": b64(kek.wrap(key, FORMAT))})
-    sealed = keks.seal(key, store.snapshot(), FORMAT + header)
+    header = canonical({"kek": dict(kek.parameters), "key": b64(kek.wrap(key, _START))})
+    sealed = keks.seal(key, store.snapshot(), _START + header)
     try:
-        write_atomic(target, FORMAT + header + b"\n" + sealed, mode=0o600)
+        write_atomic(target, _START + header + b"\n" + sealed, mode=0o600)
     except OSError as error:
         raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
 
@@ -86,16 +87,16 @@ def _read(source: Path, uri: str, ask: Ask | None) -> bytes:
         data = read_start(source, MAX_BACKUP)
     except OSError as error:
         raise HostError(f"{source} cannot be read: {error.strerror or error}") from error
-    if not data.startswith(FORMAT) or len(data) > MAX_BACKUP:
+    if not data.startswith(_START) or len(data) > MAX_BACKUP:
         raise EvidenceError(f"{source}: not a backup of a key broker")
-    header, found, sealed = data[len(FORMAT) :].partition(b"\n")
+    header, found, sealed = data[len(_START) :].partition(b"\n")
     if not found:
         raise EvidenceError(f"{source}: ends in its header")
     fields = Fields(loads(header, what=str(source), limit=_MAX_HEADER), "backup")
     parameters, wrapped = fields.take("kek"), fields.base64("key", limit=_MAX_HEADER)
     fields.end()
-    key = keks.open_kek(uri, parameters, ask).unwrap(wrapped, FORMAT)
+    key = keks.open_kek(uri, parameters, ask).unwrap(wrapped, _START)
     try:
-        return keks.unseal(key, sealed, FORMAT + header)
+        return keks.unseal(key, sealed, _START + header)
     except InvalidTag:
         raise Refused(f"backup-changed: {source} was changed or cut") from None
