@@ -37,7 +37,7 @@ AGENT_ROOT = "usr/lib/privml"
 UNUSED = ("test", "idlelib", "ensurepip", "tkinter", "turtledemo", "pydoc_data", "lib2to3", "venv", "__phello__")
 USED_BY_WHEELS = ("unittest", "xmlrpc", "wsgiref", "dbm", "curses", "sqlite3")
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
-GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *tees.GUEST_MODULES)
+GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", "button", *tees.GUEST_MODULES)
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
 # Generators create units from host-controlled input (disks, command line, credentials). None is needed.
 GENERATORS: tuple[str, ...] = ()
