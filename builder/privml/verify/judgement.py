@@ -22,8 +22,8 @@ _JUDGED = object()
 class AttestedKeys:
     """The public keys of an accepted guest. Only `Judgement.keys` creates them; other calls raise ``TypeError``.
 
-    ``binding`` is what the verdict rests on. With the channel key, no TLS key is found here: whoever ends TLS is not
-    the guest, so nothing may be sent but what is sealed.
+    ``binding`` is what the verdict rests on. Only with the TLS key is one found here. With the channel key, whoever
+    ends TLS is not the guest, so nothing may be sent but what is sealed.
     """
 
     _keys: Keys
@@ -49,12 +49,14 @@ class AttestedKeys:
     def tls_spki_sha256(self) -> bytes:
         """SHA-256 (32 bytes) of the public key that the guest's TLS connections must have.
 
-        ``Refused`` where the verdict rests on the channel key.
+        ``Refused`` where the verdict rests on another key.
         """
         key = self.find(*TLS_KEY)
         if key is None:  # else `verify.check.binding` refused a document without one
+            name = self.binding.value
             raise Refused(
-                "channel-key: the verdict rests on the channel key, expected one on the TLS key of this connection"
+                f"{name}: the verdict rests on the {name.replace('-', ' ')}, "
+                "expected one on the TLS key of this connection"
             )
         return key
 

@@ -19,10 +19,15 @@ class Outcome(StrEnum):
 
 
 class Binding(StrEnum):
-    """What ties a document to the machine that requests go to: the refusal code of that check."""
+    """The attested key that a verdict is about.
+
+    With the first two, that key ties the document to the machine that requests go to, and a refusal of that check has
+    the same name. With a receipt's, no connection was judged.
+    """
 
     TLS_KEY = "tls-key"
     CHANNEL_KEY = "channel-key"
+    RECEIPT_KEY = "receipt-key"
 
 
 @dataclass(frozen=True)
