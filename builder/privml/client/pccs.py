@@ -6,6 +6,7 @@ not served. The query ``update`` is ignored: there is one record for each platfo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import urllib.parse
@@ -62,12 +63,13 @@ def serve(
 
     ``listening`` is called with the port.
     """
-    bound = port_sockets(*listen)
-    for each in bound:
-        each.listen()
-    if listening is not None:
-        listening(bound[0].getsockname()[1])
-    server(cache, among).run(sockets=bound)
+    with contextlib.ExitStack() as closed:
+        bound = [closed.enter_context(each) for each in port_sockets(*listen)]
+        for each in bound:
+            each.listen()
+        if listening is not None:
+            listening(bound[0].getsockname()[1])
+        server(cache, among).run(sockets=bound)
 
 
 def server(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.time) -> uvicorn.Server:
