@@ -128,7 +128,7 @@ ATTEMPTS = (
     Attempt("root partition twice", "a second partition that is named privml-root",
             lambda b: with_root(b, _twice(b)), r"off: .*more than one partition is named privml-root"),
     Attempt("console", "serial BREAK with SysRq keys, Escape, F2, Ctrl-C, Ctrl-D and shell lines from the first "
-            "second on; when ready also SysRq `c` and `i`, Ctrl-Alt-Del, an NMI and the power button",
+            "second on; when ready also SysRq `c` and `i`, Ctrl-Alt-Del and an NMI",
             lambda b: b.honest, READY, typed=True),
     Attempt("partitions", "swap, /var and /home partitions on the root's disk",
             lambda b: with_root(b, _partitions(b)), READY),

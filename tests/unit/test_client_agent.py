@@ -6,9 +6,11 @@ The prediction is made here from what the agent was given, not from what it answ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import http.client
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,16 +115,31 @@ def test_a_kept_connection_to_the_agent_asks_whether_a_body_is_read(
     """The agent says `100 Continue` before it reads a body, also of one that has arrived already."""
     monkeypatch.setattr(kept_connections, "_RESTED", 0.0)
     heard: list[bytes] = []
-    receive = kept_connections._Connection.data_received
+    ended = threading.Semaphore(0)
+    receive, done = kept_connections._Connection.data_received, kept_connections._Connection.done
 
     def data_received(self: Any, data: bytes) -> None:
         heard.append(data)
         receive(self, data)
 
+    def done_and_said(self: Any) -> None:
+        done(self)
+        ended.release()
+
     monkeypatch.setattr(kept_connections._Connection, "data_received", data_received)
-    with proxied(gate(served)) as port:
-        for _ in range(3):
-            assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
+    monkeypatch.setattr(kept_connections._Connection, "done", done_and_said)
+    with (
+        proxied(gate(served)) as port,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as client,
+    ):
+        for number in range(3):
+            client.request("POST", "/v1/chat/completions", b'{"messages":[]}', {"content-type": "application/json"})
+            answer = client.getresponse()
+            assert (answer.status, answer.read()) == (200, b'{"choices":[]}')
+            # The content is here before the answer's end, which makes the connection idle. A client that leaves
+            # between them has it closed.
+            for _ in range(2 if number == 0 else 1):
+                assert ended.acquire(timeout=10)
     # The first answer is the record of the channel's keys, which the three requests are sealed for.
     statuses = re.findall(rb"HTTP/1\.1 ([0-9]{3})", b"".join(heard))
     assert statuses == [b"200", *[b"100", b"200"] * 3]

@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from privml.base.strictjson import canonical
 from privml.client import attested, pccs, pcs
 from privml.client import collateral as cached
 from privml.client.collateral import DAY, HOUR, Cache, Entry
+from privml.client.listening import port_sockets
 from privml.client.supply import Supply
 from privml.evidence.tdx.platform import Platform
 from privml.sim import pki
@@ -270,7 +272,7 @@ def test_no_file_is_a_usage_error(tmp_path: Path) -> None:
 def serving(cache: Cache, now: int = NOW) -> Iterator[str]:
     """The server of `collateral serve` on a free port."""
     server = pccs.server(cache, cached.anchors(samples.ROOT), clock=lambda: now)
-    bound = pccs.listener(("127.0.0.1", 0))
+    (bound,) = port_sockets("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -318,7 +320,7 @@ def test_expired_collateral_is_not_served(cache: Cache) -> None:
 
 
 def test_the_port_of_another_is_named(cache: Cache) -> None:
-    with pccs.listener(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(HostError, match=f"cannot listen on 127.0.0.1:{port}"):
             pccs.serve(("127.0.0.1", port), cache, cached.anchors())

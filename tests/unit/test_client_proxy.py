@@ -441,11 +441,16 @@ def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
     assert said[0] > 0
 
 
-def test_a_port_in_use_is_a_host_error(guest: Guest) -> None:
-    said: list[int] = []
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
-        proxy.serve(("127.0.0.1", taken.getsockname()[1]), Guests.at([guest.url], check()), listening=said.append)
-    assert said == []
+def test_a_port_in_use_is_named_before_a_guest_is_asked(guest: Guest, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "localhost"):
+            with pytest.raises(HostError) as failed:
+                proxy.serve((host, port), Guests.at([guest.url], check()))
+            assert failed.value.message == f"cannot listen on {host}:{port}: Address already in use"
+            assert failed.value.exit_code == 5
+    assert guest.attestations == 0
+    assert capfd.readouterr() == ("", ""), "nothing of the HTTP library's own"
 
 
 def test_an_unmodified_openai_client(guest: Guest) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import socket
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import pytest
 from deployed import CARD, ODD, document, invoke, of, shipped_platform
 from test_image_manifest import on_one_disk, sample
 
+from privml.agent.server import DRAIN
 from privml.base.errors import UsageError
 from privml.cli.deploy import deploy as verb
 from privml.deploy import script, unit
+from privml.deploy.deployment import STOPPING
 from privml.deploy.kinds import KINDS
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Tables
@@ -135,6 +139,28 @@ def test_a_unit_gives_the_devices_of_its_platform_and_no_others() -> None:
     assert [line for line in plain.splitlines() if line.startswith("DeviceAllow")] == ["DeviceAllow=/dev/kvm rw"]
     assert "DynamicUser=yes" in plain and "LimitMEMLOCK" not in plain
     assert "DeviceAllow=char-vfio rw" in cards and "LimitMEMLOCK=infinity" in cards and "User=root" in cards
+
+
+def test_stopping_the_unit_presses_the_power_button_and_waits_for_the_end(tmp_path: Path) -> None:
+    lines = unit.write(of(PLAIN)).text.splitlines()
+    (line,) = [line.removeprefix("ExecStop=-:") for line in lines if line.startswith("ExecStop=")]
+    program, *words, monitor = words_of(line)
+    assert (program, monitor) == ("/usr/bin/python3", "/run/privml-demo-cpu/qmp.sock")
+    path = tmp_path / "qmp.sock"
+    command = [sys.executable, *words, str(path)]
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b"", "QEMU has ended by itself"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with subprocess.Popen(command) as stopping:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b'{"QMP":{}}\n{"return":{}}\n')
+                assert connection.recv(4096) == b'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}'
+                assert stopping.poll() is None, "QEMU has not ended"
+            assert stopping.wait(20) == 0
+    assert f"TimeoutStopSec={STOPPING}" in lines
+    assert STOPPING > DRAIN
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")

@@ -100,6 +100,7 @@ def test_an_altered_answer_is_refused(files: Path, capsys: pytest.CaptureFixture
 
 def test_the_json_has_verdict_and_receipt(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run(capsys, *BODIES, "--at", "bundle", "--json").stdout)
+    assert found["binding"] == "receipt-key"
     assert (found["outcome"], found["refusals"], found["judged_at"]) == ("accepted-simulated", [], BEFORE)
     assert found["receipt"] == HONEST.to_dict()
     found = json.loads(run(capsys, "--nonce", "00" * 32, "--json").stdout)
@@ -147,3 +148,10 @@ def test_another_file_is_malformed_and_the_hint_says_which_file_is_wanted(
     error, hint = outcome.stderr.splitlines()
     assert error.startswith("privml-build: ID.json: exchange")
     assert hint == "hint: expected the file ID.json that `proxy --receipts` wrote for this answer"
+
+
+def test_verify_names_the_verb_for_a_receipt(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "verify", *BASE)
+    assert (outcome.code, outcome.stdout) == (9, "")
+    assert "ID.json is the receipt of an answer, expected an attestation document or a bundle" in outcome.stderr
+    assert "hint: `privml-build receipt verify ID.json` checks it" in outcome.stderr

@@ -12,13 +12,13 @@ from receipt_samples import HONEST, KEYS, ORIGIN, exchange, signed
 from tests import channel_vectors
 from tests.receipts import KEY, REQUEST, RESPONSE, SIGNER, body
 
-from privml.base.errors import EvidenceError
+from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import b64, canonical, loads
 from privml.channel.receipt import Model, Receipt
 from privml.client.exchange import Exchange, Judged, decode, judge
 from privml.evidence.sections import RECEIPT_KEY, Key, Keys
 from privml.verify.receipts import receipt
-from privml.verify.verdict import Outcome
+from privml.verify.verdict import Binding, Outcome
 
 CODES = frozenset(receipt.codes)
 
@@ -46,6 +46,15 @@ def test_an_honest_exchange_is_accepted_with_what_it_says() -> None:
         assert (codes(found), found.verdict.outcome) == ([], Outcome.ACCEPTED_SIMULATED)
         assert found.receipt is not None
         assert found.receipt.origin.model == Model("smollm2", b"\x22" * 32)
+
+
+def test_the_verdict_rests_on_the_receipt_key_and_opens_no_connection() -> None:
+    found = judged(exchange())
+    keys = found.judgement.keys
+    assert found.verdict.binding is found.judgement.verdict.binding is Binding.RECEIPT_KEY
+    assert keys is not None
+    with pytest.raises(Refused, match="receipt-key: the verdict rests on the receipt key, expected one on the TLS"):
+        keys.tls_spki_sha256  # noqa: B018 - a property
 
 
 def by_channel_key(name: bytes) -> Callable[[], Exchange]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from privml.agent import console, devices, gpumachine
+from privml.agent import console, devices, gpumachine, powerbutton
 from privml.agent.attestorlink import AttestorLink
 from privml.agent.enginestart import EngineStart
 from privml.agent.gpumachine import GpuMachine
@@ -365,6 +365,10 @@ def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout
     """Run the boot and watch the machine. Never returns by itself."""
     layout = layout or Layout()
     os.umask(0o022)
+    try:
+        powerbutton.bind(layout.dev)
+    except OSError as error:
+        console.say(f"privml: the power button does nothing: {error.strerror}")
     boot = Boot(
         layout,
         volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),

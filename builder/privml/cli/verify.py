@@ -17,6 +17,7 @@ from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option
 from privml.cli.via import via_options
 from privml.client import attested, subject
+from privml.client.exchange import is_exchange
 from privml.client.page import verdict_page
 from privml.client.subject import Subject
 from privml.client.terminator import Terminator
@@ -224,7 +225,10 @@ def _start_of(path: Path) -> bytes:
 
 
 def _not_a_document(source: str, data: bytes, error: EvidenceError) -> EvidenceError:
-    """The error for a file that cannot be judged, which says so if it is evidence without a document."""
+    """The error for a file that cannot be judged, which names the verb for it if there is one."""
+    if is_exchange(data):
+        said = f"{source} is the receipt of an answer, expected an attestation document or a bundle"
+        return EvidenceError(said, hint=f"`privml-build receipt verify {source}` checks it, with the document in it")
     bare = None if is_bundle(data) or f'"{ATTESTATION}"'.encode() in data else _bare(Path(source))
     if bare is not None:
         said = f"{source} is only {bare}, not a document: it proves no key and no freshness"

@@ -25,7 +25,7 @@ from privml.verify.anchor import Anchored
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 from privml.verify.receipts import ReceiptCase, receipt
-from privml.verify.verdict import Outcome, Verdict
+from privml.verify.verdict import Binding, Outcome, Verdict
 
 FORMAT = "privml-exchange/v1"
 MAX_EXCHANGE = 32 * 1024 * 1024
@@ -63,6 +63,11 @@ class Exchange:
                 "collateral": collateral_json(self.collateral),
             }
         )
+
+
+def is_exchange(data: bytes) -> bool:
+    """True if ``data`` names the format of an exchange."""
+    return f'"{FORMAT}"'.encode() in data
 
 
 def decode(data: bytes) -> Exchange:
@@ -106,8 +111,8 @@ def judge(
     """Judge document and receipt as of ``at`` (Unix seconds); ``EvidenceError`` if one is malformed.
 
     ``request`` and ``response`` are compared with the receipt; without ``hashes_only`` both are needed.
-    ``request_nonce`` is the verifier's own, and replaces the file's. No connection is judged: a receipt rests on the
-    receipt key alone.
+    ``request_nonce`` is the verifier's own, and replaces the file's. No connection is judged: the verdict rests on
+    the receipt key alone, and gives no TLS key.
     """
     keys = Keys.decode(document.parse(exchange.document).keys)
     judgement = attested.judge(
@@ -130,7 +135,8 @@ def judge(
     )
     refusals = tuple(receipt(case))
     signed = all(refusal.code != "receipt-signature" for refusal in refusals)
-    verdict = judgement.verdict
+    verdict = replace(judgement.verdict, binding=Binding.RECEIPT_KEY)
+    judgement = replace(judgement, verdict=verdict)
     if refusals:
         verdict = replace(verdict, outcome=Outcome.REFUSED, refusals=(*verdict.refusals, *refusals))
     return Judged(verdict, case.read() if signed else None, judgement)

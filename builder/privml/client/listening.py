@@ -1,17 +1,59 @@
-"""Unix sockets that only this user can open."""
+"""Sockets to serve on: ports of this machine, and Unix sockets that only this user can open."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from privml.base.errors import HostError, UsageError
 
 _PATIENCE = 1.0
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def port_sockets(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address that ``host`` has here, bound to ``port`` (0: any). None of them listens yet.
+
+    ``HostError`` if another program has the port, or it cannot be had for another reason.
+    """
+    made: list[socket.socket] = []
+    missing = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                made.append(_bound(socket.socket(family, kind, protocol), address))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                missing = error  # a name may have an address that this machine has not, such as ::1
+        if not made:
+            raise missing
+    except OSError as error:
+        for one in made:
+            one.close()
+        raise HostError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            hint="end what listens there, or choose another port with --listen",
+        ) from error
+    return made
+
+
+def _bound(made: socket.socket, address: Any) -> socket.socket:
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 @contextlib.contextmanager

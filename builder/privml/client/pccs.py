@@ -6,8 +6,8 @@ not served. The query ``update`` is ignored: there is one record for each platfo
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable
@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from privml.base.errors import EvidenceError, HostError
+from privml.base.errors import EvidenceError
 from privml.client import pcs
 from privml.client.collateral import Anchor, Cache, Clock, Entry
+from privml.client.listening import port_sockets
 from privml.evidence.tdx.platform import Platform
 
 log = logging.getLogger("privml")
@@ -62,19 +63,13 @@ def serve(
 
     ``listening`` is called with the port.
     """
-    with listener(listen) as bound:
+    with contextlib.ExitStack() as closed:
+        bound = [closed.enter_context(each) for each in port_sockets(*listen)]
+        for each in bound:
+            each.listen()
         if listening is not None:
-            listening(bound.getsockname()[1])
-        server(cache, among).run(sockets=[bound])
-
-
-def listener(listen: tuple[str, int]) -> socket.socket:
-    """A socket that listens on ``listen`` (host, port); ``HostError`` if that cannot be."""
-    host, port = listen
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            listening(bound[0].getsockname()[1])
+        server(cache, among).run(sockets=bound)
 
 
 def server(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.time) -> uvicorn.Server:

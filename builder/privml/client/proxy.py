@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD
 from privml.client.gate import Decision
 from privml.client.guests import Guests, NotOpen
-from privml.client.listening import served_socket
+from privml.client.listening import port_sockets, served_socket
 from privml.client.pages import Pages
 from privml.client.receipts import SHOWN, Receipts
 from privml.client.ways import Answer, Asked, Header, Headers
@@ -88,11 +89,11 @@ def server(
     callers: Callers = ANYBODY_HERE,
     receipts: Receipts | None = None,
 ) -> uvicorn.Server:
-    """The HTTP server of `serve`, not yet running (port 0: any)."""
+    """The HTTP server of `serve`, not yet running, with its port (0: any); ``HostError`` if that is taken."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
-    return _server(application(guests, callers, receipts), listening, host=host, port=port)
+    return _server(application(guests, callers, receipts), listening, port_sockets(host, port))
 
 
 def unix_server(
@@ -105,10 +106,11 @@ def unix_server(
     return _server(application(guests, replace(callers, unix=True), receipts), listening)
 
 
-def _server(app: ASGIApp, listening: Callable[[int], None] | None, **address: Any) -> uvicorn.Server:
+def _server(
+    app: ASGIApp, listening: Callable[[int], None] | None, sockets: list[socket.socket] | None = None
+) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        **address,
         http="h11",
         ws="none",
         log_config=None,
@@ -118,23 +120,30 @@ def _server(app: ASGIApp, listening: Callable[[int], None] | None, **address: An
         timeout_keep_alive=30,
         limit_concurrency=MAX_CONNECTIONS,
     )
-    return _Server(config, listening)
+    return _Server(config, listening, sockets)
 
 
 class _Server(uvicorn.Server):
-    """Raise an error if binding fails; uvicorn would exit the process."""
+    """Runs on its own ``sockets`` unless it is given some, and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: Callable[[int], None] | None,
+        sockets: list[socket.socket] | None,
+    ) -> None:
         super().__init__(config)
         self._listening = listening
+        self._sockets = sockets
 
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except SystemExit as error:
-            raise HostError(f"cannot listen on {self.config.host}:{self.config.port}") from error
-        if self.started and self._listening is not None:
-            self._listening(0 if sockets else self.servers[0].sockets[0].getsockname()[1])
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or self._sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._listening is not None and sockets:
+            first = sockets[0]
+            self._listening(0 if first.family == socket.AF_UNIX else first.getsockname()[1])
 
 
 def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Receipts | None = None) -> ASGIApp:

@@ -14,6 +14,8 @@ from privml.vm.td import QUOTE_SERVICE, HostParts, td_arguments
 
 PREDICTED, DIFFERS, DEPENDS, UNKNOWN = "predicted", "differs", "depends-on-host", "unknown"
 """What is known of a register on the other host."""
+STOPPING = 180
+"""Seconds that a guest may take to end its answers and power off once its host has pressed the power button."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from privml.base.errors import UsageError
-from privml.deploy.deployment import Deployment, Written
+from privml.deploy.deployment import STOPPING, Deployment, Written
 from privml.machine.platform import MEMORY, Platform
 
 _DIRECTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,6 +36,12 @@ IPAddressDeny=any
 IPAddressAllow=localhost
 DevicePolicy=closed
 DeviceAllow=/dev/kvm rw"""
+POWER_BUTTON = (
+    "import socket, sys; monitor = socket.socket(socket.AF_UNIX); monitor.connect_ex(sys.argv[1]) or "
+    '(monitor.sendall(b\'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}\'), '
+    "all(iter(lambda: monitor.recv(65536), b'')))"
+)
+"""Python that presses the power button at QEMU's monitor and waits for QEMU's end; does nothing if that has come."""
 _VSOCK = "DeviceAllow=/dev/vhost-vsock rw"
 _CARDS = "DeviceAllow=char-vfio rw\nDeviceAllow=/dev/iommu rw\nDeviceAllow=/dev/vfio/vfio rw\nLimitMEMLOCK=infinity"
 
@@ -53,6 +59,8 @@ def write(deployment: Deployment) -> Written:
     platform, folder = deployment.launch.platform, str(deployment.launch.image)
     # A colon before the program: nothing is substituted in its words, so that `$` is itself.
     argv = " \\\n    ".join(map(_word, [deployment.qemu, *deployment.arguments()]))
+    # Without Python there, the minus lets systemd go on to SIGTERM, which ends QEMU at once.
+    stop = " ".join(map(_word, ["/usr/bin/python3", "-c", POWER_BUTTON, f"{place}/qmp.sock"]))
     text = f"""\
 # Start {deployment.title}.
 # The arguments decide RTMR0: another QEMU than {platform.qemu}, or another size, device or slot, moves it.
@@ -66,7 +74,8 @@ Type=exec
 ExecStart=:{argv}
 Restart=always
 RestartSec=10
-TimeoutStopSec=10
+ExecStop=-:{stop}
+TimeoutStopSec={STOPPING}
 RuntimeDirectory={_word(place.name)}
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths={_word(folder)}

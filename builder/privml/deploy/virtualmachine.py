@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from privml.base.errors import UsageError
-from privml.deploy.deployment import Deployment, Written
+from privml.deploy.deployment import STOPPING, Deployment, Written
 from privml.events.registers import MRTD, RTMR0
 from privml.machine.platform import MEMORY
 
@@ -88,7 +88,7 @@ def _machine(deployment: Deployment) -> dict[str, Any]:
         firmware["kernelBoot"] = {"container": {"image": image, "kernelPath": "/boot/uki.efi"}}
     interface: dict[str, Any] = {"name": "default", "masquerade": {}, "model": "virtio"}
     guest: dict[str, Any] = {
-        "terminationGracePeriodSeconds": 0,
+        "terminationGracePeriodSeconds": STOPPING,
         "domain": {
             "machine": {"type": "q35"},
             "cpu": {"model": "host-passthrough", "sockets": 1, "cores": launch.size.vcpus, "threads": 1},

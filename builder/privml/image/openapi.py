@@ -147,7 +147,10 @@ def _kind_schema(kind: Kind) -> dict[str, Any]:
         case Numbers():
             return {
                 "type": "object",
-                "propertyNames": {"pattern": f"^[0-9]{{1,{len(str(kind.high))}}}$"},
+                "propertyNames": {
+                    "description": f"At most {kind.high}.",
+                    "pattern": f"^[0-9]{{1,{len(str(kind.high))}}}$",
+                },
                 "additionalProperties": _kind_schema(kind.of),
                 "maxProperties": kind.limit,
             }

@@ -40,7 +40,7 @@ INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
 # For encrypted volumes: AES-XTS is in aesni_intel. The generic XTS is built into some kernels only.
 CRYPT_MODULES = ("dm_crypt", "aesni_intel")
 GUEST_MODULES = (
-    "virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *CRYPT_MODULES, *tees.GUEST_MODULES,
+    "virtio_net", "dm_verity", "erofs", "configfs", "af_packet", "button", *CRYPT_MODULES, *tees.GUEST_MODULES,
 )  # fmt: skip
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
 # Generators create units from host-controlled input (disks, command line, credentials). None is needed.

@@ -58,8 +58,10 @@ class AttestedKeys:
         """
         key = self.find(*TLS_KEY)
         if key is None:  # else `verify.check.binding` refused a document without one
+            name = self.binding.value
             raise Refused(
-                f"{self.binding.value}: the verdict rests on this key, expected one on the TLS key of this connection"
+                f"{name}: the verdict rests on the {name.replace('-', ' ')}, "
+                "expected one on the TLS key of this connection"
             )
         return key
 

@@ -19,16 +19,22 @@ class Outcome(StrEnum):
 
 
 class Binding(StrEnum):
-    """What ties a document to the machine that requests go to: the refusal code of that check."""
+    """The attested key that a verdict is about.
+
+    With the first two, that key ties the document to the machine that requests go to, and a refusal of that check has
+    the same name. With a receipt's or a release key, no connection was judged.
+    """
 
     TLS_KEY = "tls-key"
     CHANNEL_KEY = "channel-key"
+    RECEIPT_KEY = "receipt-key"
     RELEASE_KEY = "release-key"
 
 
 _BOUND = {
     Binding.TLS_KEY: "",
     Binding.CHANNEL_KEY: ", for its channel key only: nothing may travel outside the channel",
+    Binding.RECEIPT_KEY: "",
     Binding.RELEASE_KEY: ", for its release key only: nothing but a sealed volume key may be sent",
 }
 
