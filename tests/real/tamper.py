@@ -144,13 +144,18 @@ def other_model(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) ->
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
         work = Path(name)
-        extract(tools, image / "model.raw", volumes.partition(0), work)
+        extract(tools, image / "model.raw", volumes.MODEL.partition(0), work)
         (weights,) = (work / "tree").iterdir()
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1  # one bit of one weight
         weights.write_bytes(data)
         raw, _ = volume.make(
-            tools, work, volumes.partition(0), compression=None, seed=str(_SEED), epoch=manifest.source_date_epoch
+            tools,
+            work,
+            volumes.MODEL.partition(0),
+            compression=None,
+            seed=str(_SEED),
+            epoch=manifest.source_date_epoch,
         )
         raw.rename(targets["model.raw"])
     write_atomic(out / ".of", manifest.encode())

@@ -57,7 +57,7 @@ def test_a_converted_model_is_locked_and_packed_with_the_same_bytes_twice(tmp_pa
     lock = read_lock(shipped() / "demo-cpu.lock.json").model_copy(update={"models": models, "python": ()})
 
     (tmp_path / "image").mkdir()
-    made = modelvolume.make(0, lock, place.store, place.tools(), tmp_path / "work", tmp_path / "image")
+    made = modelvolume.filling(0, lock, place.store).make(place.tools(), tmp_path / "work", tmp_path / "image")
     assert (made.name, made.file) == (NAME, "config.json")
     by_image = hashlib.sha256((tmp_path / "image/model.raw").read_bytes()).hexdigest()
     words = ("model", "pack", str(folder), "--name", NAME, "--epoch", str(lock.source_date_epoch), "--json")

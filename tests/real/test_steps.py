@@ -20,7 +20,7 @@ from privml.store.objects import Store
 
 pytestmark = pytest.mark.real
 
-WHOLE = {step: {"because": [], "cached": True} for step in (volumes.file(0), *inputs.STEPS, FIRMWARE["tdx"])}
+WHOLE = {step: {"because": [], "cached": True} for step in (volumes.MODEL.file(0), *inputs.STEPS, FIRMWARE["tdx"])}
 
 
 def steps(*words: str) -> dict[str, dict[str, object]]:
@@ -53,7 +53,11 @@ def test_a_root_built_on_the_cached_packages_gives_the_same_image(
     (tmp_path / "other/root.raw").unlink()
     assert note.recall() is None
     again = steps("--output", str(tmp_path / "other"))
-    assert {name for name, step in again.items() if step["cached"]} == {volumes.file(0), inputs.BASE, FIRMWARE["tdx"]}
+    assert {name for name, step in again.items() if step["cached"]} == {
+        volumes.MODEL.file(0),
+        inputs.BASE,
+        FIRMWARE["tdx"],
+    }
     assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
 
 

@@ -39,7 +39,7 @@ from privml.agent.restarts import Restarts
 from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
-from privml.events.configuration import Config, Engine, Model, encode
+from privml.events.configuration import Config, Data, Engine, Model, encode
 from privml.events.crypt import LAST_SECTOR, Broker, Crypt, check_value
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR2, TDX_REGISTERS
@@ -92,6 +92,11 @@ ENGINE = Engine("llama-server", ("/usr/bin/llama-server", "--model", "/run/privm
 def a_model(name: str = "tiny", byte: int = 0xAA) -> Model:
     """A model whose root hash is 32 times ``byte``."""
     return Model(name, "model.gguf", Verity(bytes([byte]) * 32, b"\xbb" * 32, BLOCKS, 1))
+
+
+def a_data(name: str = "corpus", byte: int = 0xCC, crypt: Crypt | None = None) -> Data:
+    """Data whose root hash is 32 times ``byte``."""
+    return Data(name, Verity(bytes([byte]) * 32, b"\xbb" * 32, BLOCKS, 1), crypt)
 
 
 def encrypted(**changes: object) -> dict[str, object]:
@@ -338,12 +343,14 @@ class Guest:
             run=root / "run",
             engine=root / "engine",
             services=root / "services",
+            data=root / "data",
             gpu=root / "gpu",
             proc=root / "proc",
             sys=root / "sys",
             dev=root / "dev",
             root_id=me,
             server_id=me,
+            data_id=os.getgid(),
         )
         self.config = config
         self.layout.run.mkdir()
@@ -411,8 +418,9 @@ class Guest:
 
     def _disk(self) -> None:
         disks = {"vda1": "privml-root"}
-        for number in range(max(1, len(self.config.models))):
-            disk, partition = f"vd{chr(ord('b') + number)}", volumes.partition(number)
+        slots = volumes.slots(max(1, len(self.config.models)), len(self.config.data))
+        for number, slot in enumerate(slots):
+            disk, partition = f"vd{chr(ord('b') + number)}", slot.partition
             disks |= {f"{disk}1": partition, f"{disk}2": f"{partition}-verity"}
         for name, partition in disks.items():
             entry = self.layout.sys / "class" / "block" / name
@@ -470,7 +478,7 @@ class Guest:
         if " crypt " in described:
             key = self.keyring[described.split(":logon:")[1].split()[0]]
             return self.plain if key == VOLUME_KEY else CIPHERTEXT
-        crypts = {volumes.partition(number): model.crypt for number, model in enumerate(self.config.models)}
+        crypts = {slot.partition: entry.crypt for slot, entry in self.config.volumes}
         return IMAGE if crypts.get(name) is None else CIPHERTEXT
 
     @contextmanager

@@ -41,6 +41,7 @@ from privml.image.root import SOURCE
 from privml.image.tools import ToolsTree
 from privml.image.volumekeys import VolumeKeys
 from privml.lock.addedarchives import archives_of
+from privml.lock.datafiles import data_of
 from privml.lock.models import Firmware, Lock, Package, Tree
 from privml.lock.trees import agent_tree, guest_tree, images_folder, own_tree
 from privml.lock.wanted import in_order
@@ -362,6 +363,7 @@ class Workshop:
                     "tdx": Firmware(requested=chosen.package, packages=(self.firmware(chosen.package, body),))
                 },
                 "models": tuple(models),
+                "data": data_of(recipe, None, self.fake.store),
                 "python": (),
                 "agent": self._agents[content.variant],
                 "guest": guest_tree(images_folder(), content),

@@ -20,6 +20,7 @@ from agent_guest import (
     Guest,
     a_config,
     a_crypt,
+    a_data,
     a_model,
     encrypted,
     guest,
@@ -55,10 +56,8 @@ DATA = Broker("data", DATA_SIGNER.public_key().public_bytes_raw())
 CORPUS = a_crypt("corpus", "data")
 WANTED = {"broker": BROKER.ed25519.hex(), "name": "weights", "resource": "model/tiny", "generation": 1}
 TWO_OWNERS = {
-    "models": (
-        dataclasses.replace(a_model(), crypt=a_crypt()),
-        dataclasses.replace(a_model("corpus", 0xCC), crypt=CORPUS),
-    ),
+    "models": (dataclasses.replace(a_model(), crypt=a_crypt()),),
+    "data": (a_data(crypt=CORPUS),),
     "brokers": (DATA, BROKER),
 }
 
@@ -263,7 +262,8 @@ def test_the_machine_is_ready_only_when_both_owners_released() -> None:
         assert found.ask({"op": "wanted"}) == {"wanted": [WANTED]}
         assert found.bring(found.a_release())["missing"] == []
         assert found.ended(), found.made.said
-        assert [name for name, _ in found.made.had_keys] == ["privml:privml-model", "privml:privml-model-2"]
+        assert [name for name, _ in found.made.had_keys] == ["privml:privml-model", "privml:privml-data"]
+        assert found.row("model") == ("ok", f"tiny, root hash {'aa' * 32}; data corpus, root hash {'cc' * 32}")
 
 
 def test_what_ends_while_keys_are_awaited_fails_the_boot() -> None:

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from agent_guest import NO_MODEL, Guest, a_config, a_model, driven, guest
+from agent_guest import NO_MODEL, Guest, a_config, a_data, a_model, driven, guest
 
 from privml.agent import devices, wire
 from privml.agent.attestorclient import AttestorClient
@@ -222,6 +222,19 @@ def test_volume_table_holds_only_measured_parameters(made: Guest) -> None:
         "bb" * 32,
     ]
     assert mount[1:5] == ["-t", "erofs", "-o", "ro,nosuid,nodev,noexec"]
+
+
+def test_data_is_mounted_where_only_the_services_group_can_enter() -> None:
+    with guest(a_config(data=(a_data(), a_data("adapter", 0xDD)))) as found:
+        assert found.boot().run(), found.said
+        layout = found.layout
+        mounts = [argv[-1] for argv in found.commands if argv[0] == "mount"]
+        assert mounts == [str(layout.run / "model"), str(layout.data / "corpus"), str(layout.data / "adapter")]
+        assert [argv[4] for argv in found.commands if argv[0] == "mount"] == ["ro,nosuid,nodev,noexec"] * 3
+        created = [argv[2] for argv in found.commands if argv[0] == "dmsetup"]
+        assert created == ["privml-model", "privml-data", "privml-data-2"]
+        assert (layout.data.stat().st_mode & 0o777, layout.data.stat().st_gid) == (0o750, layout.data_id)
+        assert not layout.data.is_relative_to(layout.run), "services cannot see any of /run/privml"
 
 
 def test_a_missing_volume_is_reported(made: Guest) -> None:

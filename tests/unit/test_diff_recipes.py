@@ -280,6 +280,7 @@ ELSEWHERE = {
     "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
     "agent.issuer", "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
+    "data.name", "data.source", "data.encrypt.broker", "data.encrypt.resource",
     "inference.models.encrypt.broker", "inference.models.encrypt.resource", "keys.brokers.BROKER.ed25519",
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version", "gpu.allowed.driver", "gpu.allowed.vbios",

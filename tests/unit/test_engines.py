@@ -43,7 +43,7 @@ from privml.events.configuration import decode, encode
 from privml.events.verity import Verity
 from privml.image import render, resources
 from privml.image.config import measured_config
-from privml.image.modelvolume import ModelVolume
+from privml.image.filling import MadeVolume
 from privml.lock.lockfile import read_lock
 from privml.lock.models import Requirements, Wheel
 from privml.recipe import guestroot
@@ -387,7 +387,7 @@ def test_the_version_of_an_engine_from_wheels_is_that_of_its_wheel(tmp_path: Pat
     recipe = load(vllm_recipe(tmp_path, requirement="vllm==0.19.1", engine='name: vllm, version: "0.19"'))
     assert [each.name for each in guest_packages(recipe) if "llama" in each.name] == []
     lock = read_lock(shipped() / "demo-cpu.lock.json")
-    volume = ModelVolume("tiny", "model-00001-of-00002.safetensors", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
+    volume = MadeVolume("tiny", "model-00001-of-00002.safetensors", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
     with pytest.raises(InputsError, match="the lock has no wheel vllm of the engine `vllm`"):
         measured_config(recipe, lock, [volume])
     wheel = Wheel(name="vllm", version="0.19.1", file="vllm-0.19.1-cp38-abi3-any.whl", sha256="0" * 64, size=1)
@@ -456,7 +456,7 @@ def test_the_unit_has_the_address_families_of_its_engine(toy: Engine, tmp_path: 
 
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text().replace("name: toy", "name: toy, options: {heads: 3}"))
-    volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
+    volume = MadeVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
     lock = read_lock(shipped() / "demo-cpu.lock.json")
     config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), lock, [volume])))
     assert config.engine is not None

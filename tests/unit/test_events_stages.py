@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from agent_guest import NO_MODEL, VOLUME_KEY, a_config, a_crypt, a_model, encrypted
+from agent_guest import BROKER, NO_MODEL, VOLUME_KEY, a_config, a_crypt, a_data, a_model, encrypted
 
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
+from privml.base.errors import EvidenceError
 from privml.events import stages
 from privml.events.agent import FAILED, MAX_EVENTS, NAMES
-from privml.events.configuration import Config, decode, encode
+from privml.events.configuration import Config, Data, decode, encode
+from privml.events.crypt import Broker
 from privml.events.stages import STAGES, Stage, Table
-from privml.events.volumes import MAX_MODELS
+from privml.events.volumes import DATA, MODEL
 
 
 def measured(**changes: object) -> Config:
@@ -48,8 +51,38 @@ def test_the_configuration_decides_which_events_there_are() -> None:
     ]
 
 
+def test_data_has_events_after_the_models_and_its_own_keys() -> None:
+    broker = Broker("partner", b"p" * 32)
+    config = measured(**encrypted(data=(a_data(crypt=a_crypt("corpus", "partner")),), brokers=(broker, BROKER)))
+    assert names(config) == ["config", "keys", "model", "data", "engine", "system-ready"]
+    payloads = [json.loads(event.payload) for event in stages.sequence(config)]
+    assert [each["resource"] for each in payloads[1]["resources"]] == ["model/tiny", "corpus"]
+    assert payloads[3] == {"name": "corpus", "root_hash": "cc" * 32}
+    assert stages.purposes(config) == {"key-release": 1, "serve": 6}
+    bare = encode(a_config())
+    assert b'"data"' not in bare and b'"data"' in encode(config)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ((a_data(), a_data()), "two data volumes have the same name"),
+        ((a_data("../x"),), "expected words of a-z and 0-9"),
+        ((a_data(crypt=a_crypt()),), "one resource of a broker is the key of two volumes"),
+        ((a_data(crypt=a_crypt("x", "nobody")),), "exactly the brokers of the encrypted volumes"),
+        (tuple(a_data(f"d{number}") for number in range(DATA.most + 1)), "data"),
+    ],
+)
+def test_a_configuration_with_wrong_data_is_refused(data: tuple[Data, ...], why: str) -> None:
+    with pytest.raises(EvidenceError, match=re.escape(why)):
+        measured(**encrypted(data=data))
+
+
 def test_the_longest_sequence_fits_a_log() -> None:
-    config = measured(models=tuple(a_model(f"m{number}", number) for number in range(MAX_MODELS)))
+    config = measured(
+        models=tuple(a_model(f"m{number}", number) for number in range(MODEL.most)),
+        data=tuple(a_data(f"d{number}", number) for number in range(DATA.most)),
+    )
     assert len(stages.sequence(config)) + len(("gpu-policy", "gpu-ready", "keys", "failed")) <= MAX_EVENTS
 
 

@@ -60,7 +60,7 @@ def test_a_build_needs_several_times_its_wheels() -> None:
 def test_a_disk_to_boot_from_has_models_and_root_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     small, wheels = (read_lock(shipped() / f"{name}.lock.json") for name in ("demo-cpu", "tdx-h100-vllm"))
     assert GB // 20 < diskroom.of_disk(small) - diskroom.REST_OF_DISK < GB // 5
-    models = sum(file.size for file in wheels.model_objects)
+    models = sum(file.size for file in wheels.volume_objects)
     assert models > GB // 4
     assert diskroom.of_disk(wheels) == models + sum(wheel.size for wheel in wheels.wheels) + diskroom.REST_OF_DISK
     recipe = load(shipped() / "demo-cpu.yaml")

@@ -14,8 +14,9 @@ from test_cli_main import Outcome
 from test_lock_safetensors import FILES, INDEX, PARTS
 
 from privml.base.errors import InputsError
-from privml.image import modelpack, modelvolume
+from privml.image import filling, modelpack
 from privml.image.build import build
+from privml.image.filling import Filling
 from privml.image.workplace import Workplace
 from privml.lock.modelrecord import CHAT_TEMPLATE, LocalSource, ModelFile
 
@@ -107,11 +108,11 @@ def test_pack_s_name_number_and_epoch_reach_the_volume(
 ) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def sealed(*given: object) -> object:
-        asked.append(given[:3])
+    def made(self: Filling, *_: object) -> object:
+        asked.append((self.name, self.slot.number, self.epoch))
         raise InputsError("enough")
 
-    monkeypatch.setattr(modelvolume, "sealed", sealed)
+    monkeypatch.setattr(Filling, "make", made)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "8")
     Outcome(capsys, "model", "pack", str(tiny), "-o", str(tmp_path / "a"))
     Outcome(capsys, "model", "pack", str(tiny), "-o", str(tmp_path / "a"), "--name=x.y-1", "--number=2", "--epoch=9")
@@ -182,13 +183,13 @@ def test_a_folder_s_name_that_is_no_model_s_name_asks_for_one(
 def test_a_file_that_changes_while_it_is_packed_is_refused(
     fake: Fake, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = modelvolume.tree_in
+    original = filling.tree_in
 
     def changing(work: Path) -> Path:
         (tiny / "config.json").write_bytes(b'{"a": 1}')
         return original(work)
 
-    monkeypatch.setattr(modelvolume, "tree_in", changing)
+    monkeypatch.setattr(filling, "tree_in", changing)
     with pytest.raises(InputsError, match=r"config\.json changed while it was read"):
         modelpack.pack(tiny, tmp_path / "a.raw", "tiny", 0, 0, lambda: fake.tools)
     assert not (tmp_path / "a.raw").exists()

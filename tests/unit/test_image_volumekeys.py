@@ -21,7 +21,7 @@ from privml.events.crypt import Broker
 from privml.image import build as room
 from privml.image.build import BuildResult
 from privml.image.config import measured_config
-from privml.image.modelvolume import ModelVolume
+from privml.image.filling import MadeVolume
 from privml.image.steps import earlier
 from privml.image.volumekeys import VolumeKeys
 from privml.lock.lockfile import write_lock
@@ -78,7 +78,7 @@ def test_an_encrypted_image_is_described_and_measured(shop: Workshop, made: Path
     assert (found.purposes, bare.purposes) == ({"key-release": 1, "serve": 5}, {"serve": 4})
     assert bare.models[0].crypt is None
     shop.fake.recipe = shop.recipe("owner", encrypted(), {}, "varied")
-    volume = ModelVolume(model.name, "small.gguf", model.verity, model.crypt)
+    volume = MadeVolume(model.name, "small.gguf", model.verity, model.crypt)
     config = measured_config(shop.fake.recipe, shop.lock(shop.fake.recipe), [volume])
     assert config.brokers == (Broker("owner", bytes.fromhex(BROKER)),)
     assert config.encrypted == (KEY.crypt("owner"),)
@@ -226,7 +226,7 @@ def test_what_is_missing_or_left_over_is_named_before_any_work(shop: Workshop, m
             VolumeKeys.of([KEY, replace(KEY, resource="x")]),
             "has no resource `x`, expected one of model/s",
         ),
-        (BASE, VolumeKeys.of([KEY]), "has no resource `model/small`, expected none: no model is encrypted"),
+        (BASE, VolumeKeys.of([KEY]), "has no resource `model/small`, expected none: no volume is encrypted"),
         (BASE, VolumeKeys(directory=made), "has no encrypted volume without a key: nothing to take"),
         (encrypted(), VolumeKeys.of([KEY], made), "has no encrypted volume without a key: nothing to take"),
     ):

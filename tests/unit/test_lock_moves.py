@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_lock_make import TREE, archive, package
 
-from privml.lock.modelrecord import Model, ModelFile, WheelSource
+from privml.lock.modelrecord import Data, LocalSource, Model, ModelFile, WheelSource
 from privml.lock.models import Base, Firmware, Lock, ToolsLock, Tree, TreeFile, Wheel
 from privml.lock.moves import moves
 from privml.recipe.section import ALL
@@ -21,6 +21,7 @@ MODEL = Model(
     licence=None,
     signature=None,
 )
+DATA = Data(name="d", source=LocalSource(local="d/"), files=MODEL.files)
 OTHER_FILE = (ModelFile(path="m.gguf", size=1, sha256="7" * 64),)
 BASE = Base(distribution="debian", release="forky")
 
@@ -57,6 +58,7 @@ BOTH = ("RTMR1", "RTMR2")
         ({"packages": (package("a"), package("linux-binary-8"), package("z"))}, BOTH, "kernel"),
         ({"packages": (package("a", "2", "7"), *LOCK.packages[1:])}, BOTH, "1 guest package"),
         ({"packages": LOCK.packages[1:2]}, BOTH, "2 guest packages"),
+        ({"data": (DATA,)}, (*BOTH, "RTMR3"), "data"),
         ({"agent": OTHER}, BOTH, "agent"),
         ({"guest": OTHER}, BOTH, "guest files"),
         ({"models": (MODEL.model_copy(update={"files": OTHER_FILE}),)}, (*BOTH, "RTMR3"), "model"),

@@ -85,6 +85,7 @@ CASES = {
     ),
     "key-broker": (RECIPE, "platforms:", f"{BROKERS}platforms:"),
     "key-resource": (RECIPE, MODEL, f"{ENCRYPTED}{ENCRYPTED.replace('smollm2-', 'other-', 1)}{BROKERS}"),
+    "data-unused": (RECIPE, "platforms:", "data: [{name: a, source: file:a.txt}]\nplatforms:"),
     "python-requirement": (
         RECIPE,
         "platforms:",

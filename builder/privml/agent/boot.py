@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from privml.agent import console, devices, gpumachine, powerbutton
@@ -33,7 +34,7 @@ from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
 from privml.events import configuration, services, stages
 from privml.events.configuration import Config
-from privml.events.volumes import partition
+from privml.events.volumes import Slot
 from privml.evidence.sections import TLS_KEY
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Work = Callable[[], Outcome]
 # No event is extended for a skipped stage: the attestor reads the same configuration and expects none.
 _SKIPPED = ("skipped", "the measured configuration names no model")
 _NO_GPU = ("skipped", "the measured configuration names no GPU")
-_NO_KEY = ("skipped", "the measured configuration names no encrypted model")
+_NO_KEY = ("skipped", "the measured configuration names no encrypted volume")
 _NO_SERVICE = ("skipped", "the measured configuration names no service")
 
 
@@ -112,7 +113,7 @@ class Boot:
             "gpu": self._gpu,
             "services": self._start_services,
             "keys": self._await_keys,
-            "model": self._open_models,
+            "model": self._open_volumes,
             "engine": self._start_engine,
             "ready": self._ready,
             **(work or {}),
@@ -309,17 +310,32 @@ class Boot:
         self.progress.note("keys", f"waiting for {missing}")
         self._say(console.clean(f"privml: stage keys: waiting for {missing}"))
 
-    def _open_models(self) -> Outcome:
+    def _open_volumes(self) -> Outcome:
         opened = []
-        for number, model in enumerate(self._measured.models):
-            mount = self._layout.model(number)
-            key = None if self._keys is None or model.crypt is None else self._keys.key(model.crypt)
-            self._volumes.open(partition(number), model.verity, mount, key)
-            if not (mount / model.file).is_file():
-                raise HostError(f"model: the volume has no file `{model.file}`")
-            opened.append(f"{model.name}, root hash {model.verity.root_hash.hex()}")
+        if self._measured.data:
+            self._make_data_directory()
+        for slot, entry in self._measured.volumes:
+            if isinstance(entry, configuration.Model):
+                mount, what = self._layout.model(slot.number), entry.name
+            else:
+                mount, what = self._layout.data_volume(entry.name), f"data {entry.name}"
+            self._open(slot, entry, mount)
+            opened.append(f"{what}, root hash {entry.verity.root_hash.hex()}")
         self._drop_keys()
         return ("ok", "; ".join(opened)) if opened else _SKIPPED
+
+    def _open(self, slot: Slot, entry: configuration.Model | configuration.Data, mount: Path) -> None:
+        key = None if self._keys is None or entry.crypt is None else self._keys.key(entry.crypt)
+        self._volumes.open(slot.partition, entry.verity, mount, key)
+        if isinstance(entry, configuration.Model) and not (mount / entry.file).is_file():
+            raise HostError(f"model: the volume has no file `{entry.file}`")
+
+    def _make_data_directory(self) -> None:
+        """Make the directory of data volumes, which only the services' users may enter."""
+        place = self._layout.data
+        place.mkdir(mode=0o700)
+        os.chown(place, -1, self._layout.data_id)
+        place.chmod(0o750)
 
     def _drop_keys(self) -> None:
         if self._keys is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from privml.engines.engine import DIRECTORY, Engine
 from privml.events import services, volumes
+from privml.events.services import DATA_ID
 
 SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
@@ -23,19 +24,21 @@ class Layout:
     """Paths and numbers of the running guest.
 
     ``run`` is a tmpfs directory owned by root; ``root_id`` is the uid that may drive the stages, ``server_id`` the
-    uid (and group) that may ask for quotes and owns the TLS key.
+    uid (and group) that may ask for quotes and owns the TLS key, ``data_id`` the group that may read data volumes.
     """
 
     config: Path = Path("/etc/privml/config.json")
     run: Path = Path("/run/privml")
     engine: Path = Path(DIRECTORY)
     services: Path = Path(services.DIRECTORY)
+    data: Path = Path(volumes.DATA_DIRECTORY)
     gpu: Path = Path("/run/privml-gpu")
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
     root_id: int = 0
     server_id: int = SERVER_ID
+    data_id: int = DATA_ID
 
     @property
     def stages(self) -> Path:
@@ -107,4 +110,8 @@ class Layout:
 
     def model(self, number: int) -> Path:
         """Where model volume ``number`` (from 0) is mounted."""
-        return self.run / volumes.name(number)
+        return self.run / volumes.MODEL.stem(number)
+
+    def data_volume(self, name: str) -> Path:
+        """Where the data volume ``name`` is mounted. Only the services' users may enter its directory."""
+        return self.data / name

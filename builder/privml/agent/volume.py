@@ -1,7 +1,7 @@
-"""Model volumes: disks provided by the host and checked against measured root hashes.
+"""Volumes of models and data: disks provided by the host and checked against measured root hashes.
 
 The host chooses which disk has the partition names; dm-verity with the parameters of the measured configuration
-accepts only the right bytes. A wrong block of a model is an I/O error and not a panic, so that a wrong volume fails
+accepts only the right bytes. A wrong block is an I/O error and not a panic, so that a wrong volume fails
 the stage and can be reported. dm-crypt decrypts an encrypted volume over its verity device, so the host's bytes are
 checked before they are decrypted.
 """
@@ -35,7 +35,7 @@ def command(argv: Sequence[str]) -> None:
 
 
 class ModelVolumes:
-    """Finds, opens and mounts model volumes. ``runner`` starts dmsetup and mount, ``keyring`` has its keys."""
+    """Finds, opens and mounts volumes. ``runner`` starts dmsetup and mount, ``keyring`` has its keys."""
 
     def __init__(
         self,

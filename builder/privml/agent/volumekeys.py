@@ -76,7 +76,7 @@ class VolumeKeys:
 
     @property
     def missing(self) -> tuple[Wanted, ...]:
-        """The keys that were not released yet, in the models' order."""
+        """The keys that were not released yet, in the volumes' order."""
         return tuple(wanted for wanted in self._all if wanted.crypt not in self._keys)
 
     def quoted(self, report_data: bytes) -> None:
@@ -136,7 +136,7 @@ class VolumeKeys:
         what = f"release of {released.resource}"
         named = [wanted for wanted in self._all if wanted.crypt.resource == released.resource]
         if not named:
-            raise RefusedRequest("release-unknown-resource", f"{what}: no model of this image has this resource")
+            raise RefusedRequest("release-unknown-resource", f"{what}: no volume of this image has this resource")
         found = next((wanted for wanted in named if wanted.broker == broker), None)
         if found is None:
             expected = ", ".join(wanted.broker.name for wanted in named)

@@ -34,8 +34,14 @@ def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
             show(f"  encrypted, with the key {model.key}")
     if not manifest.models:
         show("no model")
+    for data in manifest.data:
+        show(f"data {data.name}, root hash {data.verity.root_hash.hex()}")
+        show(f"  from {data.source}")
+        if data.key:
+            show(f"  encrypted, with the key {data.key}")
     if manifest.boot_disk is not None:
-        show(f"boots from {manifest.boot_disk}, which has the UKI, the root and the models")
+        what = "the root, the models and the data" if manifest.data else "the root and the models"
+        show(f"boots from {manifest.boot_disk}, which has the UKI, {what}")
     show(f"kernel {manifest.kernel}; its options:")
     for word in manifest.cmdline.split():
         show(f"  {word}")

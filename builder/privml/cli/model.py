@@ -50,7 +50,7 @@ def model() -> None:
 )
 @click.option(
     "--number",
-    type=click.IntRange(1, volumes.MAX_MODELS),
+    type=click.IntRange(1, volumes.MODEL.most),
     default=1,
     show_default=True,
     help="The model's place in the recipe's list, which names the partitions.",
@@ -105,7 +105,7 @@ def pack(
                 "size": made.size,
                 "name": chosen,
                 "format": SAFETENSORS,
-                "partition": volumes.partition(number - 1),
+                "partition": volumes.MODEL.partition(number - 1),
                 "verity": made.verity.to_dict(),
                 "source_date_epoch": when,
                 "licence": made.licence,

@@ -190,5 +190,5 @@ def show_report(
         )
     if not report.equal:
         raise Differs("nothing was compared")
-    but = f"; {', '.join(each.model.volume for each in given)} was given, not made" if given else ""
+    but = f"; {', '.join(each.entry.volume for each in given)} was given, not made" if given else ""
     show(f"the images are equal, bit for bit{but}", err=as_json)

@@ -136,7 +136,7 @@ def run(
 
 def awaited(manifest: Manifest, port: int) -> list[str]:
     """Lines with the keys that the guest waits for before it is ready, and what delivers them."""
-    lines = [f"{model.volume} is encrypted: the guest waits for the key {model.key}" for model in manifest.encrypted]
+    lines = [f"{each.volume} is encrypted: the guest waits for the key {each.key}" for each in manifest.encrypted]
     if lines:
         lines.append(f"deliver with `privml-build keys deliver https://127.0.0.1:{port} --broker URL`")
     return lines

@@ -44,6 +44,16 @@ def port_sockets(host: str, port: int) -> list[socket.socket]:
     return made
 
 
+@contextlib.contextmanager
+def listening_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """The sockets of `port_sockets`, listening, until the end of the block; errors as there."""
+    with contextlib.ExitStack() as closed:
+        bound = [closed.enter_context(each) for each in port_sockets(host, port)]
+        for each in bound:
+            each.listen()
+        yield bound
+
+
 def _bound(made: socket.socket, address: Any) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,6 @@ not served. The query ``update`` is ignored: there is one record for each platfo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import urllib.parse
@@ -22,7 +21,7 @@ from starlette.routing import Route
 from privml.base.errors import EvidenceError
 from privml.client import pcs
 from privml.client.collateral import Anchor, Cache, Clock, Entry
-from privml.client.listening import port_sockets
+from privml.client.listening import listening_sockets
 from privml.evidence.tdx.platform import Platform
 
 log = logging.getLogger("privml")
@@ -63,10 +62,7 @@ def serve(
 
     ``listening`` is called with the port.
     """
-    with contextlib.ExitStack() as closed:
-        bound = [closed.enter_context(each) for each in port_sockets(*listen)]
-        for each in bound:
-            each.listen()
+    with listening_sockets(*listen) as bound:
         if listening is not None:
             listening(bound[0].getsockname()[1])
         server(cache, among).run(sockets=bound)

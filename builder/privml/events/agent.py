@@ -22,11 +22,12 @@ GPU_POLICY = "gpu-policy"
 GPU_READY = "gpu-ready"
 KEYS = "keys"
 MODEL = "model"
+DATA = "data"
 ENGINE = "engine"
 SYSTEM_READY = "system-ready"
 FAILED = "failed"
 
-NAMES = (CONFIG, GPU_POLICY, GPU_READY, KEYS, MODEL, ENGINE, SYSTEM_READY, FAILED)
+NAMES = (CONFIG, GPU_POLICY, GPU_READY, KEYS, MODEL, DATA, ENGINE, SYSTEM_READY, FAILED)
 """All event names. Their order in a boot is defined in `events.stages`."""
 
 MAX_PAYLOAD = 64 * 1024
@@ -105,6 +106,11 @@ def keys_event(encrypted: Iterable[Crypt]) -> AgentEvent:
 def model_event(name: str, root_hash: str) -> AgentEvent:
     """``model``: its name and the hex root hash of its dm-verity partition; one event for each model volume."""
     return AgentEvent(MODEL, canonical({"name": name, "root_hash": root_hash}))
+
+
+def data_event(name: str, root_hash: str) -> AgentEvent:
+    """``data``: its name and the hex root hash of its dm-verity partition; one event for each data volume."""
+    return AgentEvent(DATA, canonical({"name": name, "root_hash": root_hash}))
 
 
 def engine_event(name: str, argv: list[str]) -> AgentEvent:

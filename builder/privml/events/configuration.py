@@ -20,7 +20,7 @@ from privml.events.network import MAX_CARDS, Card, cards_from
 from privml.events.services import MAX_NAME, MAX_SERVICES, MIB, NAME, VARIABLE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
-from privml.events.volumes import MAX_MODELS
+from privml.events.volumes import DATA, MODEL, Slot, slots
 
 FORMAT = "privml-config/v4"
 Rtmr3 = Literal["staged", "unused"]
@@ -68,6 +68,17 @@ class Model:
 
     name: str
     file: str
+    verity: Verity
+    crypt: Crypt | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data volume: its name, which is that of its mount point (`events.volumes.data_directory`), and its
+    parameters. ``crypt`` is None for a volume that is not encrypted.
+    """
+
+    name: str
     verity: Verity
     crypt: Crypt | None = None
 
@@ -135,7 +146,8 @@ class Config:
     ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them. ``per_address`` is how many
     handshakes, and how many attestation documents, one network address may have in progress; 0: no limit.
     ``metrics``: counts at `/metrics`. ``issuer`` is the Ed25519 key that signs callers' tokens; None unless
-    ``callers`` is tokens. ``brokers`` release the keys of encrypted models; each releases at least one.
+    ``callers`` is tokens. ``brokers`` release the keys of encrypted volumes; each releases at least one. ``data`` is
+    what the services read.
     """
 
     sha256: str
@@ -155,11 +167,18 @@ class Config:
     callers: Callers = OPEN
     issuer: bytes | None = None
     brokers: tuple[Broker, ...] = ()
+    data: tuple[Data, ...] = ()
+
+    @property
+    def volumes(self) -> tuple[tuple[Slot, Model | Data], ...]:
+        """The volumes in their order, models before data, each with its place."""
+        entries: tuple[Model | Data, ...] = (*self.models, *self.data)
+        return tuple(zip(slots(len(self.models), len(self.data)), entries, strict=True))
 
     @property
     def encrypted(self) -> tuple[Crypt, ...]:
-        """The encryption of each encrypted model, in the models' order."""
-        return tuple(model.crypt for model in self.models if model.crypt is not None)
+        """The encryption of each encrypted volume, in the volumes' order."""
+        return tuple(entry.crypt for _, entry in self.volumes if entry.crypt is not None)
 
 
 def read(path: Path) -> Config:
@@ -193,7 +212,7 @@ def decode(data: bytes) -> Config:
     callers, issuer = _callers(agent)
     agent.end()
     engine = _engine(top.fields_or_null("engine"))
-    models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS)))
+    models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MODEL.most)))
     if (engine is None) != (not models):
         raise EvidenceError(
             "config: one of engine and models is empty; expected an engine with its models, or null and no models"
@@ -209,6 +228,7 @@ def decode(data: bytes) -> Config:
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
     gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
     brokers = _brokers(top.fields("keys")) if top.has("keys") else ()
+    data_volumes = _data_volumes(top.array("data", limit=DATA.most)) if top.has("data") else ()
     top.end()
     config = Config(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -228,6 +248,7 @@ def decode(data: bytes) -> Config:
         callers=callers,
         issuer=issuer,
         brokers=brokers,
+        data=data_volumes,
     )
     _check_keys(config)
     if encode(config) != data:
@@ -239,7 +260,7 @@ def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
     ``network``, ``gpu``, its ``allowed`` and ``switches``, ``scratch`` of a service, ``keys``, ``crypt`` of a model,
-    and the fields of ``agent`` after the first two came later: files without them are as they were.
+    ``data``, and the fields of ``agent`` after the first two came later: files without them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
@@ -252,8 +273,7 @@ def encode(config: Config) -> bytes:
             {
                 "name": model.name,
                 "file": model.file,
-                "verity": model.verity.to_dict(),
-                **({} if model.crypt is None else {"crypt": model.crypt.to_dict()}),
+                **_parameters(model),
             }
             for model in config.models
         ],
@@ -285,7 +305,15 @@ def encode(config: Config) -> bytes:
         }
     if config.brokers:
         fields["keys"] = {"brokers": [broker.to_dict() for broker in config.brokers]}
+    if config.data:
+        fields["data"] = [{"name": data.name, **_parameters(data)} for data in config.data]
     return canonical(fields)
+
+
+def _parameters(entry: Model | Data) -> dict[str, object]:
+    """The parameters of a volume."""
+    crypt = {} if entry.crypt is None else {"crypt": entry.crypt.to_dict()}
+    return {"verity": entry.verity.to_dict(), **crypt}
 
 
 def _agent(config: Config) -> dict[str, object]:
@@ -361,10 +389,29 @@ def _model(value: object, number: int) -> Model:
     file = _nonempty(fields, "file")
     if "/" in file or file in (".", ".."):
         raise EvidenceError(f"{fields.path}.file: got `{file[:80]}`, expected a file name")
+    verity, crypt = _volume(fields)
+    return Model(name, file, verity, crypt)
+
+
+def _volume(fields: Fields) -> tuple[Verity, Crypt | None]:
+    """Read the parameters of a volume, which are the last of its fields."""
     verity = Verity.from_fields(fields.fields("verity"))
     crypt = Crypt.from_fields(fields.fields("crypt")) if fields.has("crypt") else None
     fields.end()
-    return Model(name, file, verity, crypt)
+    return verity, crypt
+
+
+def _data_volumes(items: list[object]) -> tuple[Data, ...]:
+    found = []
+    for number, item in enumerate(items):
+        fields = Fields(item, f"config.data[{number}]")
+        name = fields.text("name", limit=64)
+        if not _SLUG.match(name):
+            raise EvidenceError(f"{fields.path}.name: got `{name}`, expected words of a-z and 0-9 joined by - or .")
+        found.append(Data(name, *_volume(fields)))
+    if len({data.name for data in found}) != len(found):
+        raise EvidenceError("config.data: two data volumes have the same name")
+    return tuple(found)
 
 
 def _brokers(keys: Fields) -> tuple[Broker, ...]:
@@ -374,15 +421,15 @@ def _brokers(keys: Fields) -> tuple[Broker, ...]:
 
 
 def _check_keys(config: Config) -> None:
-    """Each encrypted model has its broker, each broker a model; no key is for two models."""
+    """Each encrypted volume has its broker, each broker a volume; no key is for two volumes."""
     names = [broker.name for broker in config.brokers]
     if names != sorted(set(names)) or len({broker.ed25519 for broker in config.brokers}) != len(names):
         raise EvidenceError("config.keys.brokers: expected them sorted by name, each name and each key once")
     if set(names) != {crypt.broker for crypt in config.encrypted}:
-        raise EvidenceError("config.keys.brokers: expected exactly the brokers of the encrypted models")
+        raise EvidenceError("config.keys.brokers: expected exactly the brokers of the encrypted volumes")
     resources = [(crypt.broker, crypt.resource) for crypt in config.encrypted]
     if len(set(resources)) != len(resources):
-        raise EvidenceError("config.models: one resource of a broker is the key of two models")
+        raise EvidenceError("config: one resource of a broker is the key of two volumes")
 
 
 def _service(value: object, number: int) -> Service:

@@ -13,6 +13,10 @@ DIRECTORY = "/run/privml-services"
 """Holds one directory per service, which only its user and the server may enter."""
 SOCKET = "http.sock"
 PREFIX = "/x/"
+DATA_GROUP = "privml-data"
+"""The group that may enter the directory of data volumes; every service's user is in it."""
+DATA_ID = 905
+"""gid of `DATA_GROUP`."""
 FIRST_ID = 910
 """uid and gid of the first service; the others follow in the order of their names."""
 NAME = re.compile(r"\A[a-z][a-z0-9]*(?:-[a-z0-9]+)*\Z")

@@ -2,7 +2,7 @@
 
 A stage extends its listed agent events that occur in the measured configuration. Quotes for a purpose are given only
 while its stage is current and all of the stage's events are extended. Each purpose therefore has exactly one prefix
-of the agent's log and one value of RTMR3. A configuration without encrypted models needs no key, and has no quotes
+of the agent's log and one value of RTMR3. A configuration without encrypted volumes needs no key, and has no quotes
 for `key-release`.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from privml.events.agent import (
     CONFIG,
+    DATA,
     ENGINE,
     FAILED,
     GPU_POLICY,
@@ -23,6 +24,7 @@ from privml.events.agent import (
     SYSTEM_READY,
     AgentEvent,
     config_event,
+    data_event,
     engine_event,
     gpu_policy_event,
     gpu_ready_event,
@@ -57,7 +59,7 @@ STAGES: Table = (
     Stage("gpu", events=(GPU_POLICY, GPU_READY)),
     Stage("services"),
     Stage("keys", purposes=(KEY_RELEASE,)),
-    Stage("model", events=(KEYS, MODEL)),
+    Stage("model", events=(KEYS, MODEL, DATA)),
     Stage("engine", events=(ENGINE,)),
     Stage("ready", events=(SYSTEM_READY,), purposes=(SERVE,)),
 )
@@ -128,6 +130,7 @@ def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
     found: dict[str, tuple[AgentEvent, ...]] = {
         CONFIG: (config_event(config.sha256),),
         MODEL: tuple(model_event(model.name, model.verity.root_hash.hex()) for model in config.models),
+        DATA: tuple(data_event(data.name, data.verity.root_hash.hex()) for data in config.data),
         SYSTEM_READY: (system_ready_event(),),
     }
     if config.gpu is not None:

@@ -1,4 +1,5 @@
-"""Build an image: model volumes, measured configuration, root through mkosi, UKI, firmware, manifest, prediction.
+"""Build an image: volumes of models and data, measured configuration, root through mkosi, UKI, firmware, manifest and
+prediction.
 
 Nothing is rewritten after the UKI is made. All files, locks and prediction included, are made in a temporary
 directory next to the output, so a failed build leaves nothing under a final name.
@@ -7,7 +8,7 @@ directory next to the output, so a failed build leaves nothing under a final nam
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from privml.base.steps import say, step
 from privml.events import configuration, volumes
 from privml.events.crypt import Crypt
 from privml.events.verity import Verity
+from privml.events.volumes import Slot
 from privml.image import (
     compiledwheels,
+    datavolume,
     dependencies,
     disk,
     diskroom,
@@ -42,9 +45,9 @@ from privml.image import driver as drivers
 from privml.image import root as root_volume
 from privml.image.config import measured_config
 from privml.image.description import Parts, command_line, manifest_of
+from privml.image.filling import Filling, MadeVolume
 from privml.image.inputs import BASE, PREDICTION, Inputs
 from privml.image.leftovers import remove_leftovers
-from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.image.volumekeys import Encryption, VolumeKeys, missing, without_given
@@ -57,10 +60,15 @@ from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact, artefac
 from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe, platforms_of
+from privml.recipe.volumes import volumes_of
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
+_FILLINGS: Mapping[volumes.Kind, Callable[[int, Lock, Store], Filling]] = {
+    volumes.MODEL: modelvolume.filling,
+    volumes.DATA: datavolume.filling,
+}
 _ROOM_HINT = "free some space, or choose another directory with --output"
 
 
@@ -158,7 +166,7 @@ def build(
     forced = force or probe is not None
     with locked(output.parent / f".{output.name}.lock"):
         before = None if forced or not output.is_dir() else steps.earlier(output, order.store.seen)
-        encrypted = order.volumes.of_models(order.recipe, _crypts(before))
+        encrypted = order.volumes.of_volumes(order.recipe, _crypts(before))
         if before is not None and (found := _whole(order, before, encrypted)) is not None:
             return found
         _check_keys(order, before, encrypted)
@@ -172,21 +180,25 @@ def build(
     return BuildResult(output, made, because)
 
 
-def _crypts(before: Earlier | None) -> Sequence[Crypt | None]:
-    return () if before is None else [model.crypt for model in before.models]
+def _crypts(before: Earlier | None) -> Mapping[str, Crypt | None]:
+    return {} if before is None else {file: made.crypt for file, made in before.volumes.items()}
 
 
 def _check_keys(order: Order, before: Earlier | None, encrypted: Sequence[Encryption | None]) -> None:
     """``UsageError`` before any work if a volume must be made again and nothing is given to make it from."""
-    for number, one in enumerate(encrypted):
-        if one is not None and one.key is None and one.given is None and _why(order, number, before, one.crypt):
-            raise missing(order.recipe, number)
+    for slot, one in zip(order.lock.slots, encrypted, strict=True):
+        if one is not None and one.key is None and one.given is None and _why(order, slot, before, one.crypt):
+            raise _missing(order.recipe, slot)
 
 
-def _why(order: Order, number: int, before: Earlier | None, crypt: Crypt | None) -> tuple[str, ...]:
-    """Why the volume of a model must be rebuilt."""
-    usable = before if before is not None and number < len(before.models) else None
-    return steps.why(volumes.file(number), inputs.model(order.lock, number, crypt), usable, forced=False)
+def _missing(recipe: Recipe, slot: Slot) -> UsageError:
+    return missing(recipe, next(volume for volume in volumes_of(recipe.content) if volume.slot == slot))
+
+
+def _why(order: Order, slot: Slot, before: Earlier | None, crypt: Crypt | None) -> tuple[str, ...]:
+    """Why a volume of models or data must be rebuilt."""
+    usable = before if before is not None and slot.file in before.volumes else None
+    return steps.why(slot.file, inputs.volume(order.lock, slot, crypt), usable, forced=False)
 
 
 def _bring(order: Order, encrypted: Sequence[Encryption | None], *, forced: bool = False) -> None:
@@ -198,8 +210,8 @@ def _bring(order: Order, encrypted: Sequence[Encryption | None], *, forced: bool
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
     packages += lock.compiler_debs
     diskroom.check_store(lock, store)
-    models = without_given(lock, encrypted).models
-    bring(store, packages, lock.wheels, models, folder=order.recipe.path.parent, pools=order.pools)
+    filled = without_given(lock, encrypted).volumes
+    bring(store, packages, lock.wheels, filled, folder=order.recipe.path.parent, pools=order.pools)
     bring_tables(store, platforms_of(order.recipe), order.pools, [order.recipe.path.parent])
 
 
@@ -229,13 +241,13 @@ def _wheels(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Pa
 
 def _whole(order: Order, before: Earlier, encrypted: Sequence[Encryption | None]) -> BuildResult | None:
     """The existing image, if every step is cached."""
-    if len(before.models) != len(order.lock.models):
+    if list(before.volumes) != [slot.file for slot in order.lock.slots]:
         return None
-    models = [
-        replace(model, crypt=None if one is None else one.crypt)
-        for model, one in zip(before.models, encrypted, strict=True)
+    made = [
+        replace(volume, crypt=None if one is None else one.crypt)
+        for volume, one in zip(before.volumes.values(), encrypted, strict=True)
     ]
-    now = _inputs(order, models)
+    now = _inputs(order, made)
     because = steps.decide(now, before, forced=False, base_kept=False)
     if any(because.values()):
         return None
@@ -246,18 +258,18 @@ def _whole(order: Order, before: Earlier, encrypted: Sequence[Encryption | None]
     return BuildResult(before.directory, before.manifest, because)
 
 
-def _inputs(order: Order, models: Sequence[ModelVolume]) -> inputs.StepInputs:
+def _inputs(order: Order, made: Sequence[MadeVolume]) -> inputs.StepInputs:
     return inputs.inputs_of(
         order.recipe,
         order.lock,
-        measured_config(order.recipe, order.lock, models),
+        measured_config(order.recipe, order.lock, made),
         refreshed=order.refreshed,
         prediction=order.predictor.inputs(order.recipe.content.platforms),
     )
 
 
-def _decide(job: _Job, models: Sequence[ModelVolume]) -> tuple[inputs.StepInputs, steps.Reasons]:
-    now = _inputs(job.order, models)
+def _decide(job: _Job, made: Sequence[MadeVolume]) -> tuple[inputs.StepInputs, steps.Reasons]:
+    now = _inputs(job.order, made)
     kept = job.store.derived.has(inputs.key(now, BASE))
     return now, steps.decide(now, job.before, forced=job.forced, base_kept=kept)
 
@@ -266,12 +278,13 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     """Rebuild or reuse every artefact; returns the manifest and why each step was rebuilt."""
     work = out / ".work"
     work.mkdir()
-    models = tuple(_model(job, number, work, out) for number in range(len(job.lock.models)))
-    config = measured_config(job.recipe, job.lock, models)
-    now, reasons = _decide(job, models)
+    slots = job.lock.slots
+    filled = tuple(_volume(job, slot, one, work, out) for slot, one in zip(slots, job.encrypted, strict=True))
+    config = measured_config(job.recipe, job.lock, filled)
+    now, reasons = _decide(job, filled)
     base = inputs.key(now, BASE)
     if reasons[ROOT] and not reasons[BASE] and not job.store.derived.take(base, work / render.BASE):
-        now, reasons = _decide(job, models)  # the cached base tree was damaged and is now dropped
+        now, reasons = _decide(job, filled)  # the cached base tree was damaged and is now dropped
     if reasons.get(DISK):
         diskroom.check(out, diskroom.of_disk(job.lock), f"the volumes once more in {DISK}", _ROOM_HINT)
     # Steps that do not depend on the root run in parallel with it: mkosi leaves a processor idle most of the time.
@@ -280,12 +293,12 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
         for tee in job.recipe.content.firmware:
             steps.announce(FIRMWARE[tee], reasons[FIRMWARE[tee]])
             derived[tee] = beside.submit(_firmware, job, reasons, tee, out)
-        sealed = {name: beside.submit(_seal, out / name) for name in map(volumes.file, range(len(models)))}
+        sealed = {slot.file: beside.submit(_seal, out / slot.file) for slot in slots}
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
         if DISK in reasons:
             steps.announce(DISK, reasons[DISK])
-            _disk(job, reasons, models, out)
+            _disk(job, reasons, out)
             sealed[DISK] = beside.submit(_seal, out / DISK)
         if reasons[BASE] and job.probe is None:
             beside.submit(job.store.derived.keep, base, work / "mkosi" / root_volume.SOURCE / render.BASE).result()
@@ -293,7 +306,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     sources = {tee: Firmware(FIRMWARE[tee], future.result()) for tee, future in derived.items()}
     artefacts = {name: future.result() for name, future in sealed.items()}
     artefacts |= {source.file: _seal(out / source.file) for source in sources.values()}
-    parts = Parts(models, config, root, release, sources, artefacts)
+    parts = Parts(filled, config, root, release, sources, artefacts)
     made = manifest_of(job.recipe, job.lock, parts, refreshed=job.order.refreshed)
     _documents(job, out, made, replace(now, licences=declared))
     steps.announce(PREDICTION, reasons[PREDICTION])
@@ -317,30 +330,29 @@ def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) 
     write_atomic(out / manifests.FILE, made.encode())
 
 
-def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
-    """Build or reuse the volume of one model."""
-    name, one = volumes.file(number), job.encrypted[number]
-    crypt = None if one is None else one.crypt
-    because = ("a full rebuild was requested",) if job.forced else _why(job.order, number, job.before, crypt)
+def _volume(job: _Job, slot: Slot, one: Encryption | None, work: Path, out: Path) -> MadeVolume:
+    """Build or reuse one volume of a model or data."""
+    name, crypt = slot.file, None if one is None else one.crypt
+    because = ("a full rebuild was requested",) if job.forced else _why(job.order, slot, job.before, crypt)
     steps.announce(name, because)
     if job.before is not None and not because:
         job.before.take(name, out)
         # The broker is not an input of the volume.
-        return replace(job.before.models[number], crypt=crypt)
+        return replace(job.before.volumes[name], crypt=crypt)
     with step(f"Making {name}"):
-        return _made(job.order, job.tools, number, one, work / f"model{number}", out)
+        return _made(job.order, job.tools, slot, one, work / f"of-{name}", out)
 
 
-def _made(order: Order, tools: ToolsTree, number: int, one: Encryption | None, place: Path, out: Path) -> ModelVolume:
-    """Build the volume of one model: plain, encrypted, or with the ciphertext that is given."""
-    lock, store = order.lock, order.store
+def _made(order: Order, tools: ToolsTree, slot: Slot, one: Encryption | None, place: Path, out: Path) -> MadeVolume:
+    """Build one volume: plain, encrypted, or with the ciphertext that is given."""
+    filling = _FILLINGS[slot.kind](slot.number, order.lock, order.store)
     if one is None:
-        return modelvolume.make(number, lock, store, tools, place, out)
+        return filling.make(tools, place, out)
     if one.key is not None:
-        return modelvolume.make_encrypted(number, lock, store, tools, place, out, one.key, one.crypt.broker)
+        return filling.make_encrypted(tools, place, out, one.key, one.crypt.broker)
     if one.given is None:
-        raise missing(order.recipe, number)
-    return modelvolume.take(number, lock, tools, place, out, one.given, one.crypt.broker)
+        raise _missing(order.recipe, slot)
+    return filling.take(tools, place, out, one.given, one.crypt.broker)
 
 
 def _root_and_uki(
@@ -374,13 +386,13 @@ def _root_and_uki(
     return root, release, licences.of_tree(parts / licences.FILE)
 
 
-def _disk(job: _Job, reasons: steps.Reasons, models: Sequence[ModelVolume], out: Path) -> None:
+def _disk(job: _Job, reasons: steps.Reasons, out: Path) -> None:
     """Assemble or take over the disk that the image boots from."""
     if not reasons[DISK] and job.before is not None:
         job.before.take(DISK, out)
         return
     with step(f"Assembling {DISK}"):
-        parts = [out / name for name in (ROOT, *map(volumes.file, range(len(models))))]
+        parts = [out / name for name in (ROOT, *(slot.file for slot in job.lock.slots))]
         name, epoch = job.recipe.name, job.lock.source_date_epoch
         disk.make(job.tools, out / DISK, uki=out / UKI, volumes=parts, name=name, epoch=epoch)
 
@@ -406,23 +418,22 @@ def _seal(path: Path) -> Artefact:
 def render_only(order: Order, directory: Path) -> None:
     """Write the input tree of mkosi into ``directory``, which must be absent or empty.
 
-    The model volumes are built temporarily, because their root hashes are in the measured configuration.
+    The volumes of models and data are built temporarily, because their root hashes are in the measured configuration.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
-    encrypted = order.volumes.of_models(recipe)
+    encrypted = order.volumes.of_volumes(recipe)
     store_local(recipe, store)
     _bring(order, encrypted)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
-        models = []
-        for number in range(len(lock.models)):
-            with step(f"Building {volumes.file(number)} for its root hash"):
-                place = work / f"model{number}"
-                models.append(_made(order, tools, number, encrypted[number], place, work))
-        config = configuration.encode(measured_config(recipe, lock, models))
+        filled = []
+        for slot, one in zip(lock.slots, encrypted, strict=True):
+            with step(f"Building {slot.file} for its root hash"):
+                filled.append(_made(order, tools, slot, one, work / f"of-{slot.file}", work))
+        config = configuration.encode(measured_config(recipe, lock, filled))
         driver = _driver_files(recipe, lock, store, tools, work)
         wheels = _wheels(recipe, lock, store, tools, work)
         plan = root_volume.plan_of(recipe, lock, config, driver, wheels)

@@ -8,7 +8,7 @@ from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
 from privml.events import boots, configuration, volumes
 from privml.events.crypt import Broker
-from privml.image.modelvolume import ModelVolume
+from privml.image.filling import MadeVolume
 from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
 from privml.lock.requirements import engine_version
@@ -17,9 +17,10 @@ from privml.recipe.loader import Recipe
 from privml.recipe.python import DIRECTORY, VARIABLE
 
 
-def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Config:
-    """The measured configuration of ``recipe`` with the model volumes just made."""
+def measured_config(recipe: Recipe, lock: Lock, made: Sequence[MadeVolume]) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the volumes just made: those of the models, then the data."""
     content = recipe.content
+    models, data = made[: len(lock.models)], made[len(lock.models) :]
     return configuration.Config(
         sha256="",
         name=recipe.name,
@@ -54,6 +55,7 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
             Broker(name, bytes.fromhex(broker.ed25519))
             for name, broker in sorted(content.keys.brokers.items() if content.keys else ())
         ),
+        data=tuple(configuration.Data(each.name, each.verity, each.crypt) for each in data),
     )
 
 
@@ -88,7 +90,7 @@ def _gpu(recipe: Recipe) -> configuration.Gpu | None:
     )
 
 
-def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Engine | None:
+def _engine(recipe: Recipe, lock: Lock, models: Sequence[MadeVolume]) -> configuration.Engine | None:
     inference = recipe.content.inference
     if inference is None:
         return None
@@ -121,6 +123,8 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    if recipe.content.data:
+        found["data"] = recipe.origin("data[0].source")
     if recipe.content.keys is not None:
         found["keys"] = recipe.origin("keys.brokers")
     if recipe.content.boot == boots.DISK:

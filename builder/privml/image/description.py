@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
-from privml.events import configuration, stages, volumes
+from privml.events import configuration, stages
 from privml.events.verity import Verity
+from privml.events.volumes import DATA, MODEL
 from privml.image import uki
 from privml.image.config import origins
-from privml.image.modelvolume import ModelVolume
+from privml.image.filling import MadeVolume
 from privml.lock.models import Lock
 from privml.lock.models import Package as LockedPackage
 from privml.lock.requirements import engine_version
 from privml.lock.wanted import in_order
 from privml.machine.platform import Size
 from privml.output.artefacts import Artefact
-from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, Signature
+from privml.output.manifest import Data, Engine, Firmware, Manifest, Model, Package, Signature
 from privml.recipe.loader import Recipe
 from privml.statement.exceptions import DeclaredException
 from privml.statement.gpus import Gpus
@@ -25,11 +26,11 @@ from privml.statement.gpus import Gpus
 
 @dataclass(frozen=True)
 class Parts:
-    """What was built: model volumes, measured configuration, the root's verity parameters, the kernel's release, the
-    firmware of each TEE, and the artefacts by name.
+    """What was built: the volumes of models and data, measured configuration, the root's verity parameters, the
+    kernel's release, the firmware of each TEE, and the artefacts by name.
     """
 
-    models: Sequence[ModelVolume]
+    volumes: Sequence[MadeVolume]
     config: configuration.Config
     root: Verity
     release: str
@@ -58,7 +59,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
         models=tuple(
             Model(
                 model.name,
-                volumes.file(number),
+                MODEL.file(number),
                 engine.model_format if engine else "",
                 model.verity,
                 lock.source_of(locked),
@@ -67,7 +68,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
                 None if locked.signature is None else Signature(**locked.signature.model_dump()),
                 model.crypt,
             )
-            for number, (model, locked) in enumerate(zip(made.models, lock.models, strict=True))
+            for number, (model, locked) in enumerate(zip(made.volumes[: len(lock.models)], lock.models, strict=True))
         ),
         engine=Engine(engine.name, engine_version(engine, lock)) if engine else None,
         config_sha256=measured.sha256,
@@ -81,6 +82,10 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
         exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
         network=measured.network,
         gpus=None if measured.gpu is None else _gpus(measured.gpu),
+        data=tuple(
+            Data(each.name, DATA.file(number), each.verity, lock.source_of(locked), each.crypt)
+            for number, (each, locked) in enumerate(zip(made.volumes[len(lock.models) :], lock.data, strict=True))
+        ),
     )
 
 

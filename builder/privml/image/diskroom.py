@@ -18,7 +18,7 @@ COPIES = 3
 REST = 2 << 30
 """What an image needs without its wheels: packages, driver, compiler, kernel."""
 REST_OF_DISK = 1 << 30
-"""The disk of an image without its models and wheels."""
+"""The disk of an image without its models, data and wheels."""
 
 
 def of_build(wheels: int) -> int:
@@ -27,11 +27,11 @@ def of_build(wheels: int) -> int:
 
 
 def of_disk(lock: Lock) -> int:
-    """Bytes of ``disk.raw``: the models as in the lock, the root, and the partition with the UKI.
+    """Bytes of ``disk.raw``: models and data as in the lock, the root, and the partition with the UKI.
 
     The root has the wheels, about as well compressed as their own files.
     """
-    inside = {file.sha256: file.size for file in lock.model_objects}
+    inside = {file.sha256: file.size for file in lock.volume_objects}
     return sum(inside.values()) + sum(wheel.size for wheel in lock.wheels) + REST_OF_DISK
 
 
@@ -39,7 +39,7 @@ def of_inputs(lock: Lock) -> int:
     """Bytes of all inputs of a lock in a store."""
     files = {package.sha256: package.size for package in debs(lock)}
     files |= {wheel.sha256: wheel.size for wheel in lock.wheels}
-    files |= {file.sha256: file.size for file in lock.model_objects}
+    files |= {file.sha256: file.size for file in lock.volume_objects}
     return sum(files.values())
 
 

@@ -16,6 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import boots, configuration, volumes
 from privml.events.crypt import Crypt
+from privml.events.volumes import Slot
 from privml.image import code, driver
 from privml.lock.models import Lock, Package, Runfile, Tree
 from privml.lock.trees import TRITON_FOLDER
@@ -30,14 +31,15 @@ FORMAT = "privml-inputs/v2"
 BASE = "base tree"
 MANIFEST = manifests.FILE
 PREDICTION = predictions.PREDICTION_FILE
-# Besides the volumes of models, the firmware of each TEE, and the disk of an image that boots from it.
+# Besides the volumes of models and data, the firmware of each TEE, and the disk of an image that boots from it.
 STEPS = (BASE, ROOT, UKI, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # Modules whose code determines the output of a step. Packages and files that they only copy are inputs of their own.
-_MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
+_VOLUME_CODE = ("image/filling.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
+_FILLING_CODE = {volumes.MODEL: ("image/modelvolume.py",), volumes.DATA: ("image/datavolume.py",)}
 _CRYPT_CODE = ("image/encryption.py",)
 _BASE_CODE = ("image/render.py", "image/root.py")
 _ROOT_CODE = (
@@ -103,8 +105,9 @@ def decode(data: bytes) -> StepInputs:
         raise EvidenceError("inputs.model_files: expected strings")
     steps = top.fields("steps")
     found = {}
-    late = [name for name in (*FIRMWARE.values(), DISK) if steps.has(name)]
-    for step in (*map(volumes.file, range(len(model_files))), *STEPS, *late):
+    of_data = [slot.file for slot in volumes.slots(0, volumes.DATA.most)]
+    late = [name for name in (*of_data, *FIRMWARE.values(), DISK) if steps.has(name)]
+    for step in (*map(volumes.MODEL.file, range(len(model_files))), *STEPS, *late):
         found[step] = steps.fields(step).rest()
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
@@ -124,7 +127,7 @@ def decode(data: bytes) -> StepInputs:
 def inputs_of(
     recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshed: bool, prediction: Inputs
 ) -> StepInputs:
-    """The inputs of all steps; ``config`` is the measured configuration, which holds the models' root hashes.
+    """The inputs of all steps; ``config`` is the measured configuration, which holds the volumes' root hashes.
 
     ``prediction`` names what a prediction depends on besides the image: platforms and the predicting code.
     """
@@ -145,7 +148,7 @@ def inputs_of(
     root = {
         BASE: _digest(base),
         **code.digests(_ROOT_CODE),
-        **{volumes.file(number): model.verity.root_hash.hex() for number, model in enumerate(config.models)},
+        **{slot.file: entry.verity.root_hash.hex() for slot, entry in config.volumes},
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
@@ -159,9 +162,9 @@ def inputs_of(
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    models = {volumes.file(number): model(lock, number, one.crypt) for number, one in enumerate(config.models)}
+    filled = {slot.file: volume(lock, slot, entry.crypt) for slot, entry in config.volumes}
     steps = {
-        **models,
+        **filled,
         BASE: base,
         ROOT: root,
         # Kernel and initrd come from the same mkosi run as the root, so they have the same inputs.
@@ -173,7 +176,7 @@ def inputs_of(
         **{FIRMWARE[tee]: _firmware(lock, tee, one.package) for tee, one in content.firmware.items()},
     }
     if content.boot == boots.DISK:
-        parts = {step: _digest(steps[step]) for step in (UKI, *models)}
+        parts = {step: _digest(steps[step]) for step in (UKI, *filled)}
         steps[DISK] = {**_common(lock, _DISK_CODE), "recipe name": recipe.name, **parts}
     steps[MANIFEST] = {
         "recipe": recipe.digest,
@@ -185,18 +188,20 @@ def inputs_of(
     return StepInputs(tuple(model.file for model in config.models), steps, recipe=recipe.effective)
 
 
-def model(lock: Lock, number: int, crypt: Crypt | None) -> Inputs:
-    """The inputs of a model volume. It is built first, because its root hash is an input of later steps.
+def volume(lock: Lock, slot: Slot, crypt: Crypt | None) -> Inputs:
+    """The inputs of a volume of a model or data. It is built first: its root hash is an input of later steps.
 
     Of the key it has the check value, which is public.
     """
-    chosen = lock.models[number]
+    kind = slot.kind
+    chosen = lock.volume_in(slot)
+    code_of = (*_FILLING_CODE[kind], *_VOLUME_CODE, *(() if crypt is None else _CRYPT_CODE))
     key = {} if crypt is None else {"volume key": f"{crypt.resource}/{crypt.generation} {crypt.check.hex()}"}
     return {
-        **_common(lock, _MODEL_CODE if crypt is None else (*_MODEL_CODE, *_CRYPT_CODE)),
-        "model name": chosen.name,
+        **_common(lock, code_of),
+        f"{kind.name} name": chosen.name,
         **key,
-        **{f"model file {file.path}": file.sha256 for file in chosen.files},
+        **{f"{kind.name} file {file.path}": file.sha256 for file in chosen.files},
         **({"chat template": chosen.chat_template.sha256} if chosen.chat_template else {}),
     }
 

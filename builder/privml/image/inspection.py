@@ -36,6 +36,15 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
             }
             for model in manifest.models
         ],
+        "data": [
+            {
+                "name": data.name,
+                "source": data.source,
+                "crypt": data.crypt and data.crypt.to_dict(),
+                **data.verity.to_dict(),
+            }
+            for data in manifest.data
+        ],
         "boot": manifest.boot,
         "kernel": manifest.kernel,
         "options": manifest.cmdline.split(),

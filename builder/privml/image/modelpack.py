@@ -14,8 +14,9 @@ from pathlib import Path
 from privml.base.errors import InputsError, UsageError
 from privml.base.files import sha256_file
 from privml.base.steps import step
+from privml.events import volumes
 from privml.events.verity import Verity
-from privml.image import modelvolume
+from privml.image.filling import Filling
 from privml.image.tools import ToolsTree
 from privml.lock import localmodel
 from privml.lock.modelfile import SAFETENSORS
@@ -50,9 +51,10 @@ def pack(folder: Path, out: Path, name: str, number: int, epoch: int, tools: Cal
     with writing(out, "volume", "free some space, or name another file with --output: the model is copied twice"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made, step(f"Making {out}"):
-            work = Path(made) / "volume"
-            _copy(folder, files, modelvolume.tree_in(work))
-            raw, verity = modelvolume.sealed(name, number, epoch, tools(), work)
+            place, slot = Path(made), volumes.Slot(volumes.MODEL, number)
+            filling = Filling(slot, name, epoch, lambda tree: _copy(folder, files, tree))
+            verity = filling.make(tools(), place / "volume", place).verity
+            raw = place / slot.file
             found = Packed(sha256_file(raw), raw.stat().st_size, verity, files, licence)
             raw.rename(out)
     return found

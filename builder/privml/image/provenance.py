@@ -63,10 +63,10 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     purls = {deb_purl(package, lock): package.sha256 for package in (*lock.debs, *lock.compiler_debs)}
     purls |= {driver_purl(each, lock): each.sha256 for each in lock.driver_files}
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
-    # Model files that are inputs themselves, and not inside a wheel.
+    # Files of volumes that are inputs themselves, and not inside a wheel.
     found += [
-        {"name": f"model {model.name}: {file.path}", "digest": {"sha256": file.sha256}}
-        for model in lock.models
-        for file in model.objects
+        {"name": f"{slot.kind.name} {volume.name}: {file.path}", "digest": {"sha256": file.sha256}}
+        for slot, volume in zip(lock.slots, lock.volumes, strict=True)
+        for file in volume.objects
     ]
     return found + [{"uri": purl, "digest": {"sha256": digest}} for purl, digest in sorted(purls.items())]

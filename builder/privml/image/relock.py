@@ -115,7 +115,7 @@ class Relocking:
             return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
 
         store_local(recipe, self.store)
-        bring(self.store, (), committed.wheels, committed.models, folder=recipe.path.parent, pools=self.pools)
+        bring(self.store, (), committed.wheels, committed.volumes, folder=recipe.path.parent, pools=self.pools)
         with step(f"Refreshing the lock of {recipe.name}"):
             after = refresh(recipe, committed, self.store, solver, fetch_packages)
         after = after.model_copy(update={"tools_sha256": digest})

@@ -45,7 +45,7 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     files: dict[str, File] = {}
     for folder in overlays(recipe.content):
         files |= read_tree(root / folder)
-    files |= services.overlay(recipe.content.services)
+    files |= services.overlay(recipe.content.services, data=bool(recipe.content.data))
     files |= _engine(recipe)
     cards, gone = network.overlay(recipe.content.cards)
     files = {path: file for path, file in files.items() if path not in gone} | cards

@@ -1,4 +1,4 @@
-"""SBOM of an image as CycloneDX 1.6 JSON: packages, wheels, models with their files, firmware, and the artefacts.
+"""SBOM of an image as CycloneDX 1.6 JSON: packages, wheels, models and data with their files, firmware, artefacts.
 
 It is a pure function of manifest and lock, so every rebuild writes the same bytes: the time is the image's source
 date epoch, the serial number is derived from the root hash. The subject is the root hash, which the guest measures.
@@ -17,10 +17,11 @@ from privml import __version__
 from privml.base import strictjson
 from privml.image.driver import patches_of
 from privml.image.licences import UNKNOWN, declared
+from privml.lock.modelrecord import Data as LockedData
 from privml.lock.modelrecord import HubSource
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.models import LOCAL, Lock, Package, Runfile, VendorFile, Wheel
-from privml.output.manifest import Manifest, Model
+from privml.output.manifest import Data, Manifest, Model
 
 FILE = "sbom.cdx.json"
 _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
@@ -81,6 +82,7 @@ def sbom(
     parts += [_wheel(wheel, licences) for wheel in lock.wheels]
     models = list(zip(manifest.models, lock.models, strict=True))
     parts += [*(_model(model, locked) for model, locked in models), *_files(manifest)]
+    parts += [_data(data, locked) for data, locked in zip(manifest.data, lock.data, strict=True)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     root_hash = manifest.root.root_hash.hex()
     subject = f"root:{root_hash}"
@@ -192,7 +194,7 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
     purl = model_purl(model, locked)
     return {
         "type": "machine-learning-model",
-        "bom-ref": _model_ref(model),
+        "bom-ref": _ref(model),
         "name": model.name,
         "version": model.revision
         or (f"sha256:{first.sha256}" if len(locked.files) == 1 else f"root-hash:{root_hash}"),
@@ -200,15 +202,7 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
         # One file is the model; several are named below, and no digest over them is one that others know.
         **({"hashes": _hashes(first.sha256)} if len(locked.files) == 1 else {}),
         "licenses": declared([model.licence or UNKNOWN], spdx=True),
-        "components": [
-            {
-                "type": "file",
-                "bom-ref": f"{_model_ref(model)}/{file.path}",
-                "name": file.path,
-                "hashes": _hashes(file.sha256),
-            }
-            for file in locked.content
-        ],
+        "components": _inside(_ref(model), locked),
         "properties": _properties(
             {
                 "format": model.format,
@@ -220,22 +214,48 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
     }
 
 
-def _model_ref(model: Model) -> str:
-    return f"model:{model.verity.root_hash.hex()}"
+def _data(data: Data, locked: LockedData) -> dict[str, Any]:
+    """Data of the services with its files inside. Its version is the volume's root hash."""
+    root_hash = data.verity.root_hash.hex()
+    return {
+        "type": "data",
+        "bom-ref": _ref(data),
+        "name": data.name,
+        "version": f"root-hash:{root_hash}",
+        "components": _inside(_ref(data), locked),
+        "properties": _properties({"root_hash": root_hash, "source": data.source}),
+    }
+
+
+def _inside(ref: str, locked: LockedModel | LockedData) -> list[dict[str, Any]]:
+    """The files in a volume."""
+    return [
+        {
+            "type": "file",
+            "bom-ref": f"{ref}/{file.path}",
+            "name": file.path,
+            "hashes": _hashes(file.sha256),
+        }
+        for file in locked.content
+    ]
+
+
+def _ref(entry: Model | Data) -> str:
+    return f"{entry.kind.name}:{entry.verity.root_hash.hex()}"
 
 
 def _edges(
     manifest: Manifest, lock: Lock, depends: Mapping[str, Sequence[str]], of_wheels: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Packages on packages, wheels on wheels, models on their wheels, and volumes on the models in them."""
+    """Packages on packages, wheels on wheels, models on their wheels, and volumes on what is in them."""
     refs = {package.name: deb_purl(package, lock) for package in lock.packages}
     edges = {refs[name]: [refs[other] for other in others] for name, others in depends.items()}
     purls = {wheel.name: wheel_purl(wheel) for wheel in lock.imported}
     edges |= {purls[name]: [purls[other] for other in others] for name, others in of_wheels.items()}
     for model, locked in zip(manifest.models, lock.models, strict=True):
         wheel = lock.wheel_of(locked)
-        edges[_model_ref(model)] = [] if wheel is None else [wheel_purl(wheel)]
-        edges[f"file:{model.volume}"] = [_model_ref(model)]
+        edges[_ref(model)] = [] if wheel is None else [wheel_purl(wheel)]
+    edges |= {f"file:{entry.volume}": [_ref(entry)] for entry in manifest.filled}
     return [{"ref": ref, "dependsOn": sorted(others)} for ref, others in sorted(edges.items()) if others]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from privml.base import strictjson
-from privml.events import boots, network
+from privml.events import boots, network, volumes
 from privml.events.agent import NAMES
 from privml.events.configuration import MAX_GPUS
 from privml.events.crypt import CIPHER, MAX_GENERATION, MAX_RESOURCE, SECTOR_SIZE
@@ -38,6 +38,7 @@ _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _COUNT = {"type": "integer", "minimum": 1}
 _SIZE = {"type": "integer", "minimum": 0}
 _VERITY = {"$ref": "#/$defs/verity"}
+_CRYPT = {"anyOf": [{"$ref": "#/$defs/crypt"}, {"type": "null"}]}
 
 
 def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def manifest_schema() -> dict[str, Any]:
                     "revision": {"description": "A wheel's version or a hub's commit.", **_OR_NULL},
                     "licence": _OR_NULL,
                     "verity": _VERITY,
-                    "crypt": {"anyOf": [{"$ref": "#/$defs/crypt"}, {"type": "null"}]},
+                    "crypt": _CRYPT,
                 },
                 {
                     "signature": {
@@ -141,8 +142,25 @@ def manifest_schema() -> dict[str, Any]:
             "additionalProperties": {"type": "string"},
         },
     }
-    # Left out for a guest with one card and DHCP.
-    late = {"network": {**_array(_card()), "minItems": 1, "maxItems": network.MAX_CARDS}}
+    # Left out for a guest with one card and DHCP, and without data.
+    late = {
+        "network": {**_array(_card()), "minItems": 1, "maxItems": network.MAX_CARDS},
+        "data": {
+            **_array(
+                _object(
+                    {
+                        "name": _TEXT,
+                        "volume": _TEXT,
+                        "source": _TEXT,
+                        "verity": _VERITY,
+                        "crypt": _CRYPT,
+                    }
+                )
+            ),
+            "minItems": 1,
+            "maxItems": volumes.DATA.most,
+        },
+    }
     verity = {
         "root_hash": _SHA256,
         "salt": _SHA256,

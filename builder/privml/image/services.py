@@ -1,4 +1,4 @@
-"""Files of the image for the recipe's services: users, limits, and the server's way to their sockets."""
+"""Files of the image for the recipe's services: users, limits, access to data, and the server's way to them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def is_of_service(path: str) -> bool:
     return path in (_USERS, _ACCESS) or fnmatchcase(path, _limits_file("*"))
 
 
-def overlay(given: Mapping[str, Service]) -> dict[str, File]:
-    """Overlay files (path -> file) beside those of ``images/guest/services``; none without a service."""
+def overlay(given: Mapping[str, Service], *, data: bool = False) -> dict[str, File]:
+    """Overlay files (path -> file) beside those of ``images/guest/services``; none without a service.
+
+    ``data``: the image has data, which their users may read.
+    """
     if not given:
         return {}
     users = "".join(
@@ -33,6 +36,8 @@ def overlay(given: Mapping[str, Service]) -> dict[str, File]:
         f'u {services.user(name)} {number}:{number} "service {name} of the image" /\n'
         for number, name in enumerate(sorted(given), services.FIRST_ID)
     )
+    if data:
+        users += f"g {services.DATA_GROUP} {services.DATA_ID}\n"
     groups = " ".join(map(services.user, sorted(given)))
     files = {
         _USERS: File(users.encode()),
@@ -42,12 +47,13 @@ def overlay(given: Mapping[str, Service]) -> dict[str, File]:
         ),
     }
     for name, service in sorted(given.items()):
-        files[_limits_file(name)] = File(_limits(service).encode())
+        files[_limits_file(name)] = File(_limits(service, data=data).encode())
     return files
 
 
-def _limits(service: Service) -> str:
+def _limits(service: Service, *, data: bool) -> str:
     """Its memory, and its own writable directories: all there is for it to write to, and gone with it."""
     sizes = {"/tmp": service.scratch or services.SCRATCH_SIZE, "/var/tmp": _SMALL, "/dev/shm": _SMALL}  # noqa: S108
     lines = [f"TemporaryFileSystem={path}:size={size // services.MIB}M,{_MOUNT}\n" for path, size in sizes.items()]
-    return f"[Service]\nMemoryMax={service.memory // services.MIB}M\nMemorySwapMax=0\n{''.join(lines)}"
+    group = f"SupplementaryGroups={services.DATA_GROUP}\n" if data else ""
+    return f"[Service]\n{group}MemoryMax={service.memory // services.MIB}M\nMemorySwapMax=0\n{''.join(lines)}"

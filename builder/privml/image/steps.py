@@ -10,8 +10,8 @@ from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.files import link_or_copy
 from privml.base.steps import say
 from privml.image import inputs, madeby
+from privml.image.filling import MadeVolume
 from privml.image.inputs import BASE, MANIFEST, PREDICTION, Inputs, StepInputs
-from privml.image.modelvolume import ModelVolume
 from privml.output import manifest as manifests
 from privml.output.artefacts import DISK, ROOT, UKI, check_artefact, is_volume
 from privml.output.manifest import Manifest
@@ -33,10 +33,13 @@ class Earlier:
     harmed: Mapping[str, str]
 
     @property
-    def models(self) -> tuple[ModelVolume, ...]:
-        """The model volumes."""
-        pairs = zip(self.manifest.models, self.record.model_files, strict=True)
-        return tuple(ModelVolume(model.name, file, model.verity, model.crypt) for model, file in pairs)
+    def volumes(self) -> Mapping[str, MadeVolume]:
+        """The volumes of models and data by their files."""
+        files = dict(zip((model.volume for model in self.manifest.models), self.record.model_files, strict=True))
+        return {
+            each.volume: MadeVolume(each.name, files.get(each.volume, ""), each.verity, each.crypt)
+            for each in self.manifest.filled
+        }
 
     def take(self, name: str, target: Path) -> None:
         """Copy or link the file ``name`` of this image into ``target``."""

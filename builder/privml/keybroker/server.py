@@ -19,7 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from privml.base.errors import HostError
-from privml.client.pccs import MAX_HEAD, listener
+from privml.client.listening import listening_sockets
+from privml.client.pccs import MAX_HEAD
 from privml.keybroker.broker import MAX_REQUEST, Answer, Broker, error
 
 CHALLENGE = "/v1/challenge"
@@ -118,7 +119,7 @@ def serve(
         raise HostError(
             f"--tls-cert and --tls-key are not a certificate and its key: {error.reason or error}"
         ) from error
-    with listener(listen) as bound:
+    with listening_sockets(*listen) as bound:
         if listening is not None:
-            listening(bound.getsockname()[1])
-        made.run(sockets=[bound])
+            listening(bound[0].getsockname()[1])
+        made.run(sockets=bound)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from privml.lock.archiverecord import AddedArchive, Archive
-from privml.lock.modelrecord import Model
+from privml.lock.modelrecord import Data, Model
 from privml.lock.models import Lock, Package, ToolsLock, Tree, VendorFile, Wheel
 
 _Named = Package | Wheel | VendorFile
@@ -23,6 +23,7 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         lines += package_changes("wheel", before.python if before else (), new.python)
         lines += package_changes("Python wheel", before.imported if before else (), new.imported)
         lines += model_changes(before.models if before else (), new.models)
+        lines += data_changes(before.data if before else (), new.data)
         lines += tree_changes("agent", before.agent if before else None, new.agent)
         lines += tree_changes("guest", before.guest if before else None, new.guest)
         lines += tree_changes("file", (before and before.files) or Tree.of([]), new.files or Tree.of([]))
@@ -97,6 +98,20 @@ def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
         if model.signature != signers.get(model.name):
             by = f"signed by {model.signature}" if model.signature else "not signed"
             lines.append(f"model {model.name}: {by}")
+    return lines
+
+
+def data_changes(old: Iterable[Data], new: Iterable[Data]) -> list[str]:
+    """Data by name: added, removed, or with different files."""
+    before, after = ({data.name: data.files for data in each} for each in (old, new))
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was != now:
+            sign = "+ " if was is None else "- " if now is None else ""
+            count = len(now or was or ())
+            files = f"{count} file{'' if count == 1 else 's'}"
+            lines.append(f"data {sign}{name}: {files}" + (" changed" if was and now else ""))
     return lines
 
 

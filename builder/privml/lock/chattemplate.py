@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import read_start, sha256_file
-from privml.lock.modelrecord import Model, ModelFile
+from privml.lock.modelrecord import Model, ModelFile, Volume
 from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import models_in
@@ -36,7 +36,7 @@ def with_template(recipe: Recipe, number: int, model: Model, store: Store) -> Mo
     return model.model_copy(update={"chat_template": file})
 
 
-def bring_template(store: Store, model: Model, folder: Path | None) -> ModelFile | None:
+def bring_template(store: Store, model: Volume, folder: Path | None) -> ModelFile | None:
     """Take a missing template from the recipe's ``folder``; returns it if it has to be fetched from elsewhere."""
     file = model.chat_template
     if file is None or store.has(file.sha256):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privml.lock.changes import states_of
 from privml.lock.make import bring
-from privml.lock.modelrecord import Model
+from privml.lock.modelrecord import Volume
 from privml.lock.models import Lock, Package, ToolsLock, VendorFile, Wheel
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
@@ -20,12 +20,12 @@ def debs(lock: Lock | ToolsLock) -> tuple[Package | VendorFile, ...]:
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
-    """The SHA-256 of every package, wheel and model file named by the locks."""
+    """The SHA-256 of every package, wheel, and file of models and data named by the locks."""
     found: set[str] = set()
     for lock in locks:
         found |= {package.sha256 for package in debs(lock)}
         if isinstance(lock, Lock):
-            found |= {wheel.sha256 for wheel in lock.wheels} | {file.sha256 for file in lock.model_objects}
+            found |= {wheel.sha256 for wheel in lock.wheels} | {file.sha256 for file in lock.volume_objects}
     return found
 
 
@@ -53,16 +53,16 @@ def bring_all(
 ) -> int:
     """Fetch all locked inputs missing from the store; returns the number of bytes fetched.
 
-    ``folder`` is that of the recipe, whose models may be next to it.
+    ``folder`` is that of the recipe, whose models and data may be next to it.
 
     ``GoneError`` names every package of any lock that no source has any more.
     """
     packages: list[Package | VendorFile] = []
     wheels: list[Wheel] = []
-    models: list[Model] = []
+    volumes: list[Volume] = []
     for lock in locks:
         packages += debs(lock)
         if isinstance(lock, Lock):
             wheels += lock.wheels
-            models += lock.models
-    return bring(store, packages, wheels, models, folder=folder, pools=pools, mirrors=mirrors)
+            volumes += lock.volumes
+    return bring(store, packages, wheels, volumes, folder=folder, pools=pools, mirrors=mirrors)

@@ -19,7 +19,7 @@ def lock_facts(recipe: Recipe) -> LockFacts:
     try:
         lock = read_lock(recipe.lock_path)
         size = sum(file.size for model in lock.models for file in model.files)
-        local = frozenset(model.source.local for model in lock.models if isinstance(model.source, LocalSource))
+        local = frozenset(each.source.local for each in lock.volumes if isinstance(each.source, LocalSource))
     except InputsError as error:
         return LockFacts(there=True, stale=error.message)
     try:

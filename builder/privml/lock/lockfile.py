@@ -113,6 +113,10 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
             return f"models[{number}].files: expected names without directories"
         if len(files) != len(set(files)):
             return f"models[{number}].files: expected each file name once"
+    for number, data in enumerate(lock.data):
+        paths = [file.path for file in data.files]
+        if paths != sorted(set(paths)):
+            return f"data[{number}].files: expected each path once, sorted"
     for field, tree in (("agent", lock.agent), ("guest", lock.guest), ("files", lock.files or Tree.of([]))):
         if Tree.of(list(tree.files)) != tree:
             return f"{field}: the digest does not match its sorted files"

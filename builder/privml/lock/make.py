@@ -13,13 +13,14 @@ from privml.lock.addedarchives import archives_of, differences, recipe_pins, sta
 from privml.lock.archiverecord import Archive
 from privml.lock.changes import package_changes, tree_changes
 from privml.lock.compiled import compiled_of, same_compiled
+from privml.lock.datafiles import changed, data_of
 from privml.lock.debian import upstream_version
 from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.lockfile import read_tools_lock
-from privml.lock.modelrecord import Model
+from privml.lock.modelrecord import Volume
 from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, VendorFile, Wheel
-from privml.lock.modelsources import bring_models, local_changes, models_of
+from privml.lock.modelsources import bring_volumes, local_changes, models_of
 from privml.lock.record import parse_time
 from privml.lock.requirements import requirements_of, same_requirements
 from privml.lock.solver import Solver, pins_of, solve
@@ -118,6 +119,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         driver=driver_of(recipe, packages, previous, store, solver),
         requirements=requirements,
         compiled=compiled_of(recipe, requirements, previous, store, solver),
+        data=data_of(recipe, previous, store),
     )
 
 
@@ -192,7 +194,7 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
         stale.append("python: the recipe asks for other wheels, or its release has another Python")
     if not same_compiled(lock):
         stale.append("compiled: this privml-build compiles other modules for the wheels, or with other packages")
-    stale += [*local_changes(recipe, lock), *differences(current.archives, lock)]
+    stale += [*local_changes(recipe, lock), *_some(changed(recipe, lock)), *differences(current.archives, lock)]
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
@@ -213,7 +215,7 @@ def bring(
     store: Store,
     packages: Iterable[Package | VendorFile],
     wheels: Iterable[Wheel] = (),
-    models: Iterable[Model] = (),
+    volumes: Iterable[Volume] = (),
     *,
     folder: Path | None = None,
     pools: Sequence[Pool] = (),
@@ -221,7 +223,7 @@ def bring(
 ) -> int:
     """Fetch locked inputs missing from the store, from pools, then mirrors; returns the number of bytes fetched.
 
-    ``folder`` is that of the recipe, whose models may be next to it. Uses no network if nothing is missing.
+    ``folder`` is that of the recipe, whose models and data may be next to it. Uses no network if nothing is missing.
     ``GoneError`` names every package that no source has any more.
     """
     missing = [package for package in packages if not store.has(package.sha256)]
@@ -236,7 +238,7 @@ def bring(
     for wheel in wheels:
         if not store.has(wheel.sha256):
             fetched += bring_wheel(store, wheel, pools)
-    return fetched + bring_models(store, models, folder, pools=pools, mirrors=mirrors)
+    return fetched + bring_volumes(store, volumes, folder, pools=pools, mirrors=mirrors)
 
 
 def _addresses(package: Package | VendorFile, known: Mirrors) -> tuple[str, ...]:

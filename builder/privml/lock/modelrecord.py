@@ -1,9 +1,9 @@
-"""A locked model: its source and its files."""
+"""What a lock has of models and data: their sources and their files."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
@@ -15,7 +15,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 
 class ModelFile(Record):
-    """One file of a model, with its path in the source."""
+    """One file of a model or of data, with its path in the source."""
 
     path: RelativePath
     size: Size
@@ -143,3 +143,34 @@ class Model(Record):
     def objects(self) -> tuple[ModelFile, ...]:
         """The files that are objects of the store themselves."""
         return self.fetched if self.chat_template is None else (*self.fetched, self.chat_template)
+
+
+class Data(Record):
+    """Data of the services: its name in the recipe and its files, which are objects of the store themselves.
+
+    The files of a folder have their paths in it.
+    """
+
+    name: Text
+    source: LocalSource
+    files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
+    chat_template: ClassVar[None] = None
+
+    @property
+    def content(self) -> tuple[ModelFile, ...]:
+        """What is in the volume."""
+        return self.files
+
+    @property
+    def fetched(self) -> tuple[ModelFile, ...]:
+        """The files that its source has as objects of their own."""
+        return self.files
+
+    @property
+    def objects(self) -> tuple[ModelFile, ...]:
+        """The files that are objects of the store themselves."""
+        return self.files
+
+
+Volume = Model | Data
+"""What a lock has of a volume besides the root."""

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.events.configuration import Rtmr3
+from privml.events.volumes import Slot, slots
 from privml.lock.archiverecord import AddedArchive, Archive
-from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
+from privml.lock.modelrecord import Data, HubSource, LocalSource, Model, ModelFile, UrlSource, Volume, WheelSource
 from privml.lock.record import Label, PackageName, Record, RelativePath, Sha256, Size, Text, Version
 from privml.recipe import distributions, drivers, tees
 from privml.recipe.distributions import DISTRIBUTIONS
@@ -278,6 +279,7 @@ class Lock(LockFile):
     driver: Driver | None = None
     requirements: Requirements | None = None
     compiled: Compiled | None = None
+    data: tuple[Data, ...] = ()
 
     @property
     def states(self) -> tuple[Archive, ...]:
@@ -326,20 +328,34 @@ class Lock(LockFile):
         return tuple({wheel.sha256: wheel for wheel in (*self.python, *self.imported)}.values())
 
     @property
-    def model_objects(self) -> tuple[ModelFile, ...]:
-        """Every model file that is an object of the store itself, and not in a wheel."""
-        return tuple(file for model in self.models for file in model.objects)
+    def volumes(self) -> tuple[Volume, ...]:
+        """What is in the volumes besides the root, in their order: models, then data."""
+        return (*self.models, *self.data)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places of `volumes` in the image."""
+        return slots(len(self.models), len(self.data))
+
+    def volume_in(self, slot: Slot) -> Volume:
+        """What is in the volume at ``slot``."""
+        return self.volumes[self.slots.index(slot)]
+
+    @property
+    def volume_objects(self) -> tuple[ModelFile, ...]:
+        """Every file of a volume that is an object of the store itself, and not in a wheel."""
+        return tuple(file for volume in self.volumes for file in volume.objects)
 
     def wheel_of(self, model: Model) -> Wheel | None:
         """The wheel that has the files of ``model``; None if they have another source."""
         named = model.source.wheel if isinstance(model.source, WheelSource) else None
         return next((wheel for wheel in self.python if wheel.name == named), None)
 
-    def source_of(self, model: Model) -> str:
-        """The source of ``model`` as recipes spell it."""
-        match model.source:
+    def source_of(self, volume: Volume) -> str:
+        """The source of a model or data as recipes spell it."""
+        match volume.source:
             case WheelSource(wheel=name):
-                wheel = self.wheel_of(model)
+                wheel = next((each for each in self.python if each.name == name), None)
                 return f"pypi:{name}=={wheel.version if wheel else ''}"
             case LocalSource(local=path):
                 return f"file:{path}"
@@ -373,7 +389,7 @@ class ToolsLock(LockFile):
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
-LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements", "compiled")
+LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements", "compiled", "data")
 LATE_OF_MODELS = ("chat_template",)
 LATE_OF_DRIVERS = ("fabric",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""

@@ -2,7 +2,7 @@
 
 Files of a wheel stay inside it. All others become objects of the store: a file next to the recipe is copied, one at
 an address or in a hub is fetched and compared with the SHA-256 in the recipe. A locked file is fetched the same way
-when it is missing (`bring_models`), from pools first.
+when it is missing (`bring_volumes`), from pools first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
 from privml.lock import chattemplate, localmodel, modelfile, modelsignature, safetensors, wheels
-from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
+from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, Volume, WheelSource
 from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
@@ -88,28 +88,28 @@ def _check_needs(recipe: Recipe, number: int, model: Model, by_name: Mapping[str
             )
 
 
-def bring_models(
+def bring_volumes(
     store: Store,
-    locked: Iterable[Model],
+    locked: Iterable[Volume],
     folder: Path | None,
     *,
     pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
-    """Fetch locked model files that are missing from the store; returns the number of bytes fetched.
+    """Fetch locked files of models and data that are missing from the store; returns the number of bytes fetched.
 
     Files next to a recipe are taken from its ``folder``, if that is known and has the locked bytes.
     """
     items = []
-    for model in locked:
-        for file in (file for file in model.fetched if not store.has(file.sha256)):
-            if isinstance(model.source, LocalSource):
-                place = None if folder is None else model.source.place(folder, file)
+    for volume in locked:
+        for file in (file for file in volume.fetched if not store.has(file.sha256)):
+            if isinstance(volume.source, LocalSource):
+                place = None if folder is None else volume.source.place(folder, file)
                 if place is not None and place.is_file() and sha256_file(place) == file.sha256:
                     store.add_file(place, expect=file.sha256)
                     continue
-            items.append(_item(model.source, file.path, file.sha256, file.size, mirrors))
-        if (template := chattemplate.bring_template(store, model, folder)) is not None:
+            items.append(_item(volume.source, file.path, file.sha256, file.size, mirrors))
+        if (template := chattemplate.bring_template(store, volume, folder)) is not None:
             items.append(_item(None, template.path, template.sha256, template.size, mirrors))
     return _fetched(store, items, pools)
 

@@ -74,6 +74,8 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
         note(ROOT, "kernel options")
     if _models(old, new) != _models(new, old):
         note(CONFIG, "model")
+    if [(each.name, each.files) for each in old.data] != [(each.name, each.files) for each in new.data]:
+        note(CONFIG, "data")
     if old.source_date_epoch != new.source_date_epoch:
         note(CONFIG, "times in root and model")
 

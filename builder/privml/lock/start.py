@@ -59,7 +59,7 @@ def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
 
 
 def _own_files(origin: Recipe, folder: Path, report: Report) -> list[str]:
-    """Copy the files that ``origin`` reads from its folder; returns remarks about its models, which may be large."""
+    """Copy the files that ``origin`` reads from its folder; returns remarks about models and data, often large."""
     source = origin.path.parent
     if source.resolve() == folder.resolve():
         return []
@@ -78,7 +78,7 @@ def _own_files(origin: Recipe, folder: Path, report: Report) -> list[str]:
         f"copy the model's {'folder' if each.folder else 'file'} {each.path} into {folder}"
         for each in models
         if isinstance(each, Local)
-    ]
+    ] + [f"copy the data {data.origin.path} into {folder}" for data in content.data]
 
 
 def _copy(source: Path, target: Path, report: Report) -> None:

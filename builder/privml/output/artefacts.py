@@ -29,7 +29,7 @@ class Artefact:
 
 def is_volume(name: str) -> bool:
     """True for the file of one of the image's disks."""
-    return name == ROOT or name in map(volumes.file, range(volumes.MAX_MODELS))
+    return name == ROOT or volumes.slot_of(name) is not None
 
 
 def artefact(path: Path) -> Artefact:

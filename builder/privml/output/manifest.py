@@ -10,17 +10,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent, boots, network, volumes
-from privml.events.agent import ENGINE, GPU_READY, KEYS, MODEL, AgentEvent
+from privml.events.agent import DATA, ENGINE, GPU_READY, KEYS, MODEL, AgentEvent
 from privml.events.crypt import Crypt
 from privml.events.registers import REGISTERS
 from privml.events.stages import KEY_RELEASE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
+from privml.events.volumes import Kind
 from privml.machine.platform import Size
 from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact
 from privml.output.signature import Signature, signature_from
@@ -43,8 +44,20 @@ class Firmware:
     derived_from: str
 
 
+class _InVolume:
+    """What models and data have in common."""
+
+    crypt: Crypt | None
+
+    @property
+    def key(self) -> str:
+        """In words, the key of an encrypted volume; empty for one that is not encrypted."""
+        crypt = self.crypt
+        return "" if crypt is None else f"`{crypt.resource}`, generation {crypt.generation}, of broker {crypt.broker}"
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(_InVolume):
     """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters.
 
     ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit. The file has no
@@ -60,12 +73,22 @@ class Model:
     licence: str | None
     signature: Signature | None = None
     crypt: Crypt | None = None
+    kind: ClassVar[Kind] = volumes.MODEL
 
-    @property
-    def key(self) -> str:
-        """In words, the key of an encrypted volume; empty for one that is not encrypted."""
-        crypt = self.crypt
-        return "" if crypt is None else f"`{crypt.resource}`, generation {crypt.generation}, of broker {crypt.broker}"
+
+@dataclass(frozen=True)
+class Data(_InVolume):
+    """Data of the services: its name, its volume's file, the volume's parameters, and its source in the recipe.
+
+    ``crypt`` is None for a volume that is not encrypted.
+    """
+
+    name: str
+    volume: str
+    verity: Verity
+    source: str
+    crypt: Crypt | None = None
+    kind: ClassVar[Kind] = volumes.DATA
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,7 @@ class Manifest:
     ``models`` and ``engine`` are both present or both absent; without them the agent only attests. ``purposes`` is
     the number of ``agent_events`` before a quote for each purpose. ``network`` is empty, and left out of the file,
     for a guest with one card and DHCP. ``gpus`` are those that the guest must have checked before it serves.
+    ``data`` is left out of the file where there is none.
     """
 
     name: str
@@ -120,16 +144,22 @@ class Manifest:
     exceptions: tuple[DeclaredException, ...] = ()
     network: tuple[network.Card, ...] = ()
     gpus: Gpus | None = None
+    data: tuple[Data, ...] = ()
+
+    @property
+    def filled(self) -> tuple[Model | Data, ...]:
+        """What is in the volumes besides the root: the models, then the data, in order."""
+        return (*self.models, *self.data)
 
     @property
     def volumes(self) -> tuple[str, ...]:
-        """The files of the image's volumes: the root, then the models in order."""
-        return (ROOT, *(model.volume for model in self.models))
+        """The files of the image's volumes: the root, then models and data in order."""
+        return (ROOT, *(each.volume for each in self.filled))
 
     @property
-    def encrypted(self) -> tuple[Model, ...]:
-        """The models whose volumes are encrypted."""
-        return tuple(model for model in self.models if model.crypt is not None)
+    def encrypted(self) -> tuple[Model | Data, ...]:
+        """The models and data whose volumes are encrypted."""
+        return tuple(each for each in self.filled if each.crypt is not None)
 
     @property
     def boot_disk(self) -> str | None:
@@ -156,7 +186,18 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Encode as canonical JSON."""
-        late = {"network": [card.to_dict() for card in self.network]} if self.network else {}
+        late: dict[str, object] = {"network": [card.to_dict() for card in self.network]} if self.network else {}
+        if self.data:
+            late["data"] = [
+                {
+                    "name": data.name,
+                    "volume": data.volume,
+                    "source": data.source,
+                    "verity": data.verity.to_dict(),
+                    "crypt": None if data.crypt is None else data.crypt.to_dict(),
+                }
+                for data in self.data
+            ]
         return canonical(
             {
                 "format": FORMAT,
@@ -221,7 +262,7 @@ def decode(data: bytes) -> Manifest:
         kernel=top.text("kernel"),
         root=Verity.from_fields(top.fields("root")),
         firmware=_firmware(top.fields("firmware")),
-        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=volumes.MAX_MODELS))),
+        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=volumes.MODEL.most))),
         engine=_engine(top.fields_or_null("engine")),
         config_sha256=top.hexadecimal("config_sha256", 32).hex(),
         agent_events=events,
@@ -234,6 +275,7 @@ def decode(data: bytes) -> Manifest:
         exceptions=exceptions_from(top.array("exceptions", limit=MAX_EXCEPTIONS), "manifest.exceptions"),
         network=_network(top),
         gpus=_gpus(top.fields_or_null("gpus")),
+        data=_data(top),
     )
     top.end()
     _check(manifest)
@@ -243,10 +285,11 @@ def decode(data: bytes) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check consistency: every named file is an artefact, and models have events and an engine."""
+    """Check consistency: every named file is an artefact, models and data have events, and models an engine."""
     for where, name in (
         *(("firmware", firmware.file) for firmware in manifest.firmware.values()),
         *(("models", model.volume) for model in manifest.models),
+        *(("data", data.volume) for data in manifest.data),
         ("artefacts", UKI),
         ("artefacts", ROOT),
         *(("boot", name) for name in manifest.disks),
@@ -255,9 +298,12 @@ def _check(manifest: Manifest) -> None:
             raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not listed in the artefacts")
     if (DISK in manifest.artefacts) != (manifest.boot_disk is not None):
         raise EvidenceError(f"manifest.artefacts: `{DISK}` is given if, and only if, boot is `{boots.DISK}`")
-    wanted = [volumes.file(number) for number in range(len(manifest.models))]
-    if [model.volume for model in manifest.models] != wanted:
-        raise EvidenceError(f"manifest.models: expected the volumes {', '.join(wanted)}, in this order")
+    for field, kind, entries in (
+        ("models", volumes.MODEL, manifest.models), ("data", volumes.DATA, manifest.data),
+    ):  # fmt: skip
+        wanted = [kind.file(number) for number in range(len(entries))]
+        if [each.volume for each in entries] != wanted:
+            raise EvidenceError(f"manifest.{field}: expected the volumes {', '.join(wanted)}, in this order")
     if bool(manifest.models) != (manifest.engine is not None):
         raise EvidenceError("manifest: models without an engine, or an engine without models")
     names = [event.name for event in manifest.agent_events]
@@ -265,14 +311,16 @@ def _check(manifest: Manifest) -> None:
         raise EvidenceError(f"manifest.gpus: given if, and only if, agent_events has `{GPU_READY}`")
     if names.count(MODEL) != len(manifest.models) or names.count(ENGINE) != (manifest.engine is not None):
         raise EvidenceError("manifest.agent_events: expected one `model` event per model and one `engine` event")
+    if names.count(DATA) != len(manifest.data):
+        raise EvidenceError("manifest.agent_events: expected one `data` event for each data volume")
     encrypted = manifest.encrypted
     if names.count(KEYS) != bool(encrypted) or (KEY_RELEASE in manifest.purposes) != bool(encrypted):
         raise EvidenceError(
-            f"manifest: one `{KEYS}` event and the purpose `{KEY_RELEASE}` are given if, and only if, a model is "
+            f"manifest: one `{KEYS}` event and the purpose `{KEY_RELEASE}` are given if, and only if, a volume is "
             "encrypted"
         )
-    if len({model.crypt and model.crypt.resource for model in encrypted}) != len(encrypted):
-        raise EvidenceError("manifest.models: one resource is the key of two models")
+    if len({each.crypt and each.crypt.resource for each in encrypted}) != len(encrypted):
+        raise EvidenceError("manifest: one resource is the key of two volumes")
 
 
 def read(directory: Path) -> Manifest:
@@ -324,6 +372,25 @@ def _model(item: Any, number: int) -> Model:
     )
     fields.end()
     return model
+
+
+def _data(top: Fields) -> tuple[Data, ...]:
+    if not top.has("data"):
+        return ()
+    found = []
+    for number, item in enumerate(top.array("data", limit=volumes.DATA.most)):
+        fields = Fields(item, f"manifest.data[{number}]")
+        found.append(
+            Data(
+                fields.text("name"),
+                fields.text("volume", limit=128),
+                Verity.from_fields(fields.fields("verity")),
+                fields.text("source"),
+                _crypt(fields.fields_or_null("crypt")),
+            )
+        )
+        fields.end()
+    return tuple(found)
 
 
 def _crypt(fields: Fields | None) -> Crypt | None:
@@ -395,6 +462,7 @@ __all__ = [
     "ROOT",
     "UKI",
     "Artefact",
+    "Data",
     "Engine",
     "Firmware",
     "Manifest",

@@ -1,18 +1,13 @@
-"""Fields of a recipe: which models are encrypted, and the key brokers that release their keys."""
+"""Fields of a recipe: which volumes are encrypted, and the key brokers that release their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 from privml.events.crypt import MAX_BROKERS, MAX_RESOURCE, RESOURCE_LIKE, is_resource
-from privml.recipe.document import Path
 from privml.recipe.section import CONFIG, Section, about
-
-if TYPE_CHECKING:
-    from privml.recipe.models import Content
 
 BrokerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=MAX_RESOURCE)]
 _PUBLIC_KEY = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
@@ -26,7 +21,7 @@ def _resource(value: str) -> str:
 
 
 class Encrypt(Section):
-    """The encryption of a model's volume. `image --key` gives the key, which no image contains."""
+    """The encryption of a volume. `image --key` gives the key, which no image contains."""
 
     broker: Annotated[
         BrokerName, about("Who releases the key to accepted guests: one of `keys.brokers`.", "owner", CONFIG)
@@ -34,7 +29,7 @@ class Encrypt(Section):
     resource: Annotated[
         str,
         AfterValidator(_resource),
-        about("The key's name at the broker; each model has its own.", "model/smollm2", CONFIG),
+        about("The key's name at the broker; each volume has its own.", "model/smollm2", CONFIG),
         WithJsonSchema({"type": "string", "maxLength": MAX_RESOURCE, "pattern": _RESOURCE_PATTERN}),
     ]
 
@@ -49,7 +44,7 @@ class KeyBroker(Section):
 
 
 class Keys(Section):
-    """The keys of encrypted models."""
+    """The keys of encrypted volumes."""
 
     brokers: Annotated[
         dict[BrokerName, KeyBroker],
@@ -62,27 +57,3 @@ class Keys(Section):
             max_length=MAX_BROKERS,
         ),
     ]
-
-
-def problems(content: Content) -> Iterator[tuple[Path, str, str]]:
-    """What is wrong between models and brokers: the field, the broken rule, and the text."""
-    models = content.inference.models if content.inference is not None else []
-    encrypted = [(index, model.encrypt) for index, model in enumerate(models) if model.encrypt is not None]
-    brokers = {} if content.keys is None else content.keys.brokers
-    resources: dict[str, str] = {}
-    for index, encrypt in encrypted:
-        path: Path = ("inference", "models", index, "encrypt")
-        if encrypt.broker not in brokers:
-            known = f"one of {', '.join(brokers)}" if brokers else "it in `keys.brokers`, which has none"
-            yield (*path, "broker"), "key-broker", f"got `{encrypt.broker}`, expected {known}"
-        if (other := resources.setdefault(encrypt.resource, models[index].name)) != models[index].name:
-            text = f"got `{encrypt.resource}`, the key of `{other}` too: expected a key for each model"
-            yield (*path, "resource"), "key-resource", text
-    used = {encrypt.broker for _, encrypt in encrypted}
-    keys: dict[str, str] = {}
-    for name, broker in brokers.items():
-        place: Path = ("keys", "brokers", name)
-        if name not in used:
-            yield place, "key-broker", f"no model is encrypted for `{name}`: the guest would wait for nothing of it"
-        if (other := keys.setdefault(broker.ed25519, name)) != name:
-            yield (*place, "ed25519"), "key-broker", f"the same key as `{other}`, expected a key for each broker"

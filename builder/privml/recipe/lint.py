@@ -20,6 +20,7 @@ from privml.recipe.packages import models_are_folders, pinned_version
 from privml.recipe.platform import CARD, NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
+from privml.recipe.volumes import volumes_of
 
 # Memory of a guest besides the model: kernel, agent, engine and its context.
 BESIDE_MODEL = 512 * MIB
@@ -30,7 +31,7 @@ PINNED_OPTIONS = ("hpet", "kernel_irqchip", "pic", "smm")
 class LockFacts:
     """Facts about a recipe's lock: whether it exists, why it is stale, and the size of its model in bytes.
 
-    ``local_models`` are the paths of models next to the recipe whose bytes it names.
+    ``local_models`` are the paths of models and data next to the recipe whose bytes it names.
     """
 
     there: bool
@@ -90,7 +91,9 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile
             yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
     models = 0 if content.inference is None else len(content.inference.models)
     what = ("the root", "root and model", "root and models")[min(models, 2)]
-    needed = 1 + models
+    if content.data:
+        what = " and ".join([what.replace(" and ", ", "), "data"])
+    needed = 1 + len(volumes_of(content))
     if content.boot == DISK:
         what, needed = "the disk that it boots from", 1
         yield from _of_boot(recipe, platforms)
@@ -211,7 +214,9 @@ def _of_sizes(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile], m
 
 
 def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
-    """A model next to the recipe may be missing only if the lock names its bytes, which a store or pool can have."""
+    """Models and data next to the recipe may be missing only if the lock names their bytes: a store or pool may have
+    them.
+    """
     inference = recipe.content.inference
     for index, model in enumerate(inference.models if inference else ()):
         beside: dict[tuple[str, ...], str | None] = {("chat_template",): model.chat_template}
@@ -229,6 +234,12 @@ def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
                     yield _finding(recipe, "model-missing", ("inference", "models", index, "source"), text)
             case _:
                 pass
+    for index, data in enumerate(recipe.content.data):
+        path, folder = data.origin.path, data.origin.folder
+        place = recipe.path.parent / path
+        if path not in lock.local_models and not (place.is_dir() if folder else place.is_file()):
+            text = f"there is no {'folder' if folder else 'file'} `{path}`, seen from the recipe's folder"
+            yield _finding(recipe, "model-missing", ("data", index, "source"), text)
 
 
 def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:

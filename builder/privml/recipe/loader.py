@@ -19,7 +19,7 @@ from privml.engines.registry import engine_named
 from privml.events import network
 from privml.events.boots import DIRECT
 from privml.events.variants import PRODUCTION
-from privml.recipe import archives, compiled, document, encryption, exceptions, gpu, migration, python
+from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python, volumes
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.gceplatform import KIND, GcePlatformFile
@@ -192,6 +192,7 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     agent = {key: value for key, value in effective["agent"].items() if key not in added or value != added[key]}
     late = (
         "archives",
+        "data",
         "exceptions",
         "files",
         "gpu",
@@ -369,7 +370,7 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled, encryption))
+    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled, volumes))
     for path, rule, text in (problem for group in problems for problem in group):
         mark = mark_of(path, source)
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"

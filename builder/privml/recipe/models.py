@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from privml.events import configuration
+from privml.events import configuration, volumes
 from privml.events import network as cards_of
 from privml.events import services as own
 from privml.events.boots import DIRECT, DISK, Boot
@@ -24,6 +24,7 @@ from privml.recipe import distributions, tees
 from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.compression import DEFAULT, Root
+from privml.recipe.data import Data
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.encryption import Keys
 from privml.recipe.finding import RuleBroken
@@ -250,7 +251,7 @@ class Content(Section):
     boot: Annotated[
         Boot,
         about(
-            "How firmware gets the UKI: direct, from QEMU's -kernel; or disk, from a disk with root and models.",
+            "How firmware gets the UKI: direct, from QEMU's -kernel; or disk, from a disk with all volumes.",
             DISK,
             BOOT,
         ),
@@ -267,9 +268,9 @@ class Content(Section):
     ] = None
     keys: Annotated[
         Keys | None,
-        given("`brokers`; leave it out if no model is encrypted"),
+        given("`brokers`; leave it out if no volume is encrypted"),
         about(
-            "The keys of encrypted models.",
+            "The keys of encrypted volumes.",
             "{brokers: {owner: {ed25519: d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a}}}",
             moves=CONFIG,
         ),
@@ -294,6 +295,16 @@ class Content(Section):
             max_length=own.MAX_SERVICES,
         ),
     ] = Field(default_factory=dict)
+    data: Annotated[
+        list[Data],
+        about(
+            "Data that the services read, such as a corpus for retrieval. Each is a volume of its own, so it can "
+            "have another owner than the model. The engine cannot read it.",
+            "[{name: corpus, source: file:data/corpus/, encrypt: {broker: partner, resource: data/corpus}}]",
+            CONFIG,
+            max_length=volumes.DATA.most,
+        ),
+    ] = Field(default_factory=list)
     python: Annotated[
         Python | None,
         given("fields; leave it out for services that import no wheels"),
@@ -366,7 +377,7 @@ class Content(Section):
         list[Annotated[Device, BeforeValidator(kind_and_count), WithJsonSchema(DEVICE_SCHEMA)]],
         about(
             "The devices of the guest, one KIND: COUNT each; by default those of its platforms. The first disk is "
-            "for the root, and one more for each model (`boot: disk`: one for all); further disks are never read.",
+            "for the root, and one more for each model and data (`boot: disk`: one for all); others are never read.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
@@ -439,6 +450,7 @@ class Content(Section):
         distinct("kernel module", self.kernel.modules)
         distinct("kernel option", [word.partition("=")[0] for word in self.kernel.options])
         distinct("exception", [(each.kind, each.subject) for each in self.exceptions])
+        distinct("data", [data.name for data in self.data])
         if self.inference is not None:
             distinct("model", [model.name for model in self.inference.models])
         return self

@@ -310,19 +310,28 @@ _ALL = (
         "key-broker",
         "error",
         "read",
-        "Each encrypted model names a broker of `keys.brokers`, and each broker has a key of its own and a model.",
+        "Each encrypted volume names a broker of `keys.brokers`, and each broker has a key of its own and a volume.",
         "One key service for each project was a condition that was written nowhere, and a deployment for two failed. "
-        "Here the recipe names whose keys a guest waits for, and a model without a broker is never opened.",
+        "Here the recipe names whose keys a guest waits for, and a volume without a broker is never opened.",
         "NVIDIA/NVFlare#5312",
     ),
     Rule(
         "key-resource",
         "error",
         "read",
-        "Each encrypted model has a key of its own.",
+        "Each encrypted volume has a key of its own.",
         "XTS under one key shows which blocks of two volumes are equal, and a key that is released for one volume "
         "opens the other.",
         "cryptsetup(8)",
+    ),
+    Rule(
+        "data-unused",
+        "error",
+        "read",
+        "A recipe with `data` has a service that can read it.",
+        "Neither engine nor agent has access to the volumes of data: without a service they would be measured and "
+        "mounted for nobody.",
+        "systemd.exec(5)",
     ),
     Rule(
         "python-requirement",
@@ -444,7 +453,7 @@ _ALL = (
         "model-missing",
         "error",
         "judge",
-        "A model next to the recipe is there, or the lock names its bytes.",
+        "A model or data next to the recipe is there, or the lock names its bytes.",
         "A unit of an image needed a file that the image did not have; it was found when a guest booted. A missing "
         "model is found before anything is built.",
         "Dstack-TEE/dstack#1173",

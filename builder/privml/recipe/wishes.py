@@ -9,12 +9,13 @@ _ADDRESSES = "what each network card does is in `network`: addresses and gateway
 _SCRATCH = "the root is read-only; a service has a /tmp of its own, as large as its `scratch`"
 _SIZES = "machine sizes are in `shapes`, as {vcpus, memory}"
 _MODELS = "models are in `inference.models`"
+_DATA = "files for the services that are no part of the root are in `data`, each with a name and a source"
 _OPTIONS = "words of the kernel command line are in `kernel.options`"
 _SERVICES = "programs of your own are in `services`, each with `run` and `environment`"
 _USERS = "the guest's accounts are the agent's, the engine's and one for each of `services` (ADR 0057)"
 _STATE = "which state of the archives is used is in the lock, which `privml-build lock` writes"
 _ARCHIVES = "archives besides the base's are in `archives`; their addresses are in mirrors.yaml, by label"
-_ROOT = "the root is read-only, and a recipe has no volumes of its own"
+_ROOT = "the root is read-only; `data` are read-only volumes that services read"
 _ANSWERS = {
     _OPTIONS: (
         "append", "args", "bootargs", "cmdline", "command_line", "kernel_args", "kernel_cmdline", "kernel_options",
@@ -31,6 +32,7 @@ _ANSWERS = {
     ),
     _SCRATCH: ("cache", "scratch", "state", "tmp", "tmpfiles", "tmpfs", "writable"),
     _SIZES: ("cpu", "cpus", "memory", "ram", "size", "vcpus", "vm"),
+    _DATA: ("adapter", "adapters", "corpus", "dataset", "datasets", "documents", "rag"),
     _MODELS: ("model", "models", "weights"),
     _SERVICES: ("daemon", "env", "environment", "service", "systemd", "unit", "units"),
     _ARCHIVES: (

@@ -58,6 +58,7 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     # Only the models in a wheel get into the image.
     "wheel": (Group.INPUTS, ()),
     "model": (Group.INPUTS, BY_CONFIG),
+    "data": (Group.INPUTS, BY_CONFIG),
     "volume key": (Group.INPUTS, BY_CONFIG),
     # Only in manifests, where verifiers read it.
     "model signature": (Group.INPUTS, ()),
@@ -78,9 +79,11 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     "file": (Group.RESULTS, BY_UKI),
     "initrd file": (Group.RESULTS, BY_UKI),
     "model file": (Group.RESULTS, BY_CONFIG),
+    "data file": (Group.RESULTS, BY_CONFIG),
     "UKI section": (Group.RESULTS, BY_UKI),
     "root hash": (Group.RESULTS, BY_UKI),
     "model volume": (Group.RESULTS, BY_CONFIG),
+    "data volume": (Group.RESULTS, BY_CONFIG),
     "measured configuration": (Group.RESULTS, BY_CONFIG),
     "firmware": (Group.RESULTS, BY_FIRMWARE),
     # The registers of a superblock's field depend on the volume.

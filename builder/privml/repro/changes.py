@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import zip_longest
 
-from privml.output.artefacts import ROOT, UKI, is_volume
+from privml.events.volumes import KINDS, slot_of
+from privml.output.artefacts import ROOT, UKI
 from privml.output.manifest import Manifest
 from privml.repro.causes import FOLLOWS, INTENDED
 from privml.repro.change import BY_CONFIG, BY_UKI, KEY, SUPERBLOCK, Change
@@ -45,7 +45,7 @@ def changes(a: Manifest, b: Manifest, report: Report, explainer: Explainer | Non
         found.append(_of(first, "file", f"times of {len(times):,} files and directories", explainer))
     for kind, name, before, after, place, field in (
         ("root hash", ROOT, a.root.root_hash.hex(), b.root.root_hash.hex(), f"{ROOT}:root_hash", "verity"),
-        *_models(a, b),
+        *_volumes(a, b),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256, f"{ROOT}:/{CONFIG}", "content"),
         *_firmware(a, b),
     ):
@@ -68,12 +68,21 @@ def _is_register(finding: Mismatch) -> bool:
     return finding.layer is Layer.REGISTERS and finding.field == "value"
 
 
-def _models(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str, str, str]]:
-    """Each model volume by its position, with the root hash of both sides."""
-    for one, two in zip_longest(a.models, b.models):
-        volume = (two or one).volume
-        before, after = ("absent" if model is None else model.verity.root_hash.hex() for model in (one, two))
-        yield "model volume", volume, before, after, f"{volume}:root_hash", "verity"
+def _volumes(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str, str, str]]:
+    """Each volume of models and data by its file, with the root hash of both sides."""
+    tables = [{each.volume: each for each in side.filled} for side in (a, b)]
+    for volume in sorted({*tables[0], *tables[1]}, key=_order):
+        entries = [table.get(volume) for table in tables]
+        before, after = ("absent" if each is None else each.verity.root_hash.hex() for each in entries)
+        kind = next(each.kind for each in entries if each is not None)
+        yield f"{kind.name} volume", volume, before, after, f"{volume}:root_hash", "verity"
+
+
+def _order(volume: str) -> tuple[int, int]:
+    """The place of a volume in the order of an image."""
+    slot = slot_of(volume)
+    assert slot is not None, "the manifest was checked"
+    return KINDS.index(slot.kind), slot.number
 
 
 def _firmware(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str, str, str]]:
@@ -136,7 +145,7 @@ def _superblock(finding: Mismatch, a: Manifest, b: Manifest, explainer: Explaine
     registers = BY_UKI if volume == ROOT else BY_CONFIG
     if finding.field == "verity":
         parameter = _PARAMETERS.get(inside.rpartition(":")[2], "")
-        values = [{ROOT: each.root} | {one.volume: one.verity for one in each.models} for each in (a, b)]
+        values = [{ROOT: each.root} | {one.volume: one.verity for one in each.filled} for each in (a, b)]
         one, two = (getattr(table.get(volume), parameter, None) for table in values)
         registers = registers if one != two else ()
     return _of(finding, SUPERBLOCK, f"{volume} {inside} ({finding.field})", explainer, registers)
@@ -145,8 +154,8 @@ def _superblock(finding: Mismatch, a: Manifest, b: Manifest, explainer: Explaine
 def _file(finding: Mismatch, explainer: Explainer | None) -> Change:
     kind = "initrd file" if finding.place.startswith("uki.efi:") else "file"
     volume = finding.place.partition(":")[0]
-    if is_volume(volume) and volume != ROOT:
-        kind = "model file"
+    if (slot := slot_of(volume)) is not None:
+        kind = f"{slot.kind.name} file"
     owner = f" ({finding.package})" if finding.package != "unknown" else ""
     name = finding.place.partition(":")[2].removeprefix(".initrd:")
     return _of(finding, kind, f"{name}{owner} {finding.field}", explainer)

@@ -42,7 +42,7 @@ def work(leg: Leg, keys: Sequence[VolumeKey] = ()) -> None:
     volumes = VolumeKeys.of(keys, Path(leg.volumes) if leg.volumes else None)
     if leg.import_from:
         with step("Importing the inputs into an empty store"):
-            needed = without_given(lock, volumes.of_models(recipe))
+            needed = without_given(lock, volumes.of_volumes(recipe))
             bring_from(Store(Path(leg.import_from)), store, needed, tools_lock)
     tools = surroundings.with_clock(ensure(store, tools_lock), leg.clock)
     seen = surroundings.look_around(leg, tools)

@@ -201,7 +201,9 @@ class Comparer:
                 held = self.digests.get(name, ("", ""))[number]
                 if held and held != artefact.sha256:
                     self._claim("manifest.json", number, name, artefact.sha256, held)
-        tables = [{ROOT: manifest.root} | {m.volume: m.verity for m in manifest.models} for manifest in found]
+        tables = [
+            {ROOT: manifest.root} | {each.volume: each.verity for each in manifest.filled} for manifest in found
+        ]
         for volume in dict.fromkeys([*tables[0], *tables[1]]):
             facts = [table[volume].to_dict() if volume in table else {} for table in tables]
             for fact in ("root_hash", "salt", "data_blocks", "hash_start"):
@@ -214,7 +216,7 @@ class Comparer:
 
     def _crypts(self, a: Manifest, b: Manifest) -> None:
         """Compare how the volumes are encrypted. Of two ciphertexts under different keys nothing can be said."""
-        tables = [{model.volume: model.crypt for model in manifest.models} for manifest in (a, b)]
+        tables = [{each.volume: each.crypt for each in manifest.filled} for manifest in (a, b)]
         for volume in dict.fromkeys([*tables[0], *tables[1]]):
             crypts = [table.get(volume) for table in tables]
             if crypts == [None, None]:
@@ -393,7 +395,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
-        artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE[tees.BUILT[0]])
+        artefacts = (UKI, ROOT, volumes.MODEL.file(0), FIRMWARE[tees.BUILT[0]])
     return (*artefacts, *DOCUMENTS)
 
 

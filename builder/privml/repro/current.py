@@ -71,7 +71,7 @@ def of(directory: Path) -> bytes:
             "refreshed": manifest.refreshed,
             "root_hashes": {
                 manifests.ROOT: manifest.root.root_hash.hex(),
-                **{model.volume: model.verity.root_hash.hex() for model in manifest.models},
+                **{each.volume: each.verity.root_hash.hex() for each in manifest.filled},
             },
             "files": {name: sha256_file(directory / name) for name in (*manifest.artefacts, *DOCUMENTS)},
         }

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from privml.events import volumes
 from privml.events.registers import LAUNCH
+from privml.events.volumes import DATA, MODEL, Slot, slot_of
 from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.disk import LABEL as ESP_LABEL
 from privml.image.network import cards_of
@@ -34,11 +34,19 @@ from privml.repro.recipechanges import Side
 _INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "gpu", "variant")
 # Files that tools derive from everything that is installed, and the fields that decide what is.
 _DERIVED = {
-    re.compile(r"etc/(?:passwd|group|shadow|gshadow)"): ("base", "packages", "inference", "services", "variant"),
+    re.compile(r"etc/(?:passwd|group|shadow|gshadow)"): (
+        "base",
+        "packages",
+        "inference",
+        "services",
+        "data",
+        "variant",
+    ),
     re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "gpu", "variant"),
     re.compile(r"etc/ld\.so\.cache|usr/lib/locale/.*"): _INSTALLED,
 }
-_OF_MODELS = ("model", "volume key")
+_FIELDS_OF = {MODEL: "inference.models", DATA: "data"}
+"""The list in a recipe with the volumes of each kind."""
 _PACKAGES = ("package", "kernel package", "driver package")
 _OVERLAY = "overlay"
 # The build sets these itself, so a package hardly changes them.
@@ -104,14 +112,15 @@ class Explainer:
         outside = set(self._fields("kernel.options")) | set(self._kinds("kernel option"))
         return [title for title in self._moving(BY_UKI[0]) if title not in outside]
 
-    def _model(self, number: int) -> list[str]:
-        """What decides the bytes of the volume of a model."""
-        listed = [side.manifest.models for side in self._sides]
-        both = all(number < len(models) for models in listed)
-        names = {models[number].name for models in listed if number < len(models)}
+    def _filled(self, slot: Slot) -> list[str]:
+        """What decides the bytes of the volume of a model or data."""
+        entries = [{each.volume: each for each in side.manifest.filled}.get(slot.file) for side in self._sides]
+        names = {each.name for each in entries if each is not None}
+        field = _FIELDS_OF[slot.kind]
+        kinds = (slot.kind.name, "volume key")
         return [
-            *self._measured(self._fields(f"inference.models[{number}]" if both else "inference")),
-            *(change.title for kind in _OF_MODELS for change in self._of_kind.get(kind, ()) if change.name in names),
+            *self._measured(self._fields(f"{field}[{slot.number}]" if all(entries) else field.partition(".")[0])),
+            *(change.title for kind in kinds for change in self._of_kind.get(kind, ()) if change.name in names),
             *self._kinds("times"),
         ]
 
@@ -119,18 +128,18 @@ class Explainer:
         return [*self._fields(f"firmware.{tee}", "base"), *self._kinds("firmware package")]
 
     def _seed(self, volume: str) -> list[str]:
-        """What decides the UUIDs and the salt of a volume: the name of the recipe, or of the model."""
+        """What decides the UUIDs and the salt of a volume: the name of the recipe, or of the model or data."""
         if volume == ROOT:
             return self._kinds(NAME)
-        number = _number_of(volume)
-        return self._fields(f"inference.models[{number}].name") or self._absent(number)
+        slot = _slot(volume)
+        return self._fields(f"{_FIELDS_OF[slot.kind]}[{slot.number}].name") or self._absent(slot)
 
-    def _absent(self, number: int) -> list[str]:
-        both = all(number < len(side.manifest.models) for side in self._sides)
-        return [] if both else self._model(number)
+    def _absent(self, slot: Slot) -> list[str]:
+        both = all(slot.file in side.manifest.volumes for side in self._sides)
+        return [] if both else self._filled(slot)
 
     def _volume(self, volume: str) -> list[str]:
-        return self._root() if volume == ROOT else self._model(_number_of(volume))
+        return self._root() if volume == ROOT else self._filled(_slot(volume))
 
     # -- differences ---------------------------------------------------------------------------------------------
     def of(self, place: str, field: str, package: str = "unknown") -> tuple[str, ...]:
@@ -202,8 +211,8 @@ class Explainer:
         """The disk that an image boots from: it is made of the UKI and the volumes, and its GUIDs of the name."""
         if inside in ("disk id", f"{ESP_LABEL} id"):
             return self._kinds(NAME)
-        models = max(len(side.manifest.models) for side in self._sides)
-        volumes_of = [title for number in range(models) for title in self._model(number)]
+        files = dict.fromkeys(each.volume for side in self._sides for each in side.manifest.filled)
+        volumes_of = [title for file in files for title in self._filled(_slot(file))]
         return self._fields("boot") or [*self._uki("", "bytes", ""), *volumes_of, *self._kinds(NAME, "times")]
 
     def _of_driver(self) -> list[str]:
@@ -235,18 +244,18 @@ class Explainer:
             return self._volume(volume)
         path = inside.removeprefix("/")
         if volume != ROOT:
-            return self._model(_number_of(volume))
+            return self._filled(_slot(volume))
         if path.startswith(f"{CONFIG}:"):
             return self._key(path.removeprefix(f"{CONFIG}:"))
         return self._file(path, field, package)
 
     def _key(self, key: str) -> list[str]:
         first = re.split(r"[.\[]", key)[0]
-        if first == "models":
-            number = int(found[1]) if (found := re.match(r"models\[(\d{1,3})\]", key)) else 0
-            if number >= volumes.MAX_MODELS:
+        if (kind := {"models": MODEL, "data": DATA}.get(first)) is not None:
+            slot = Slot(kind, int(found[1]) if (found := re.match(r"[a-z]+\[(\d{1,3})\]", key)) else 0)
+            if slot.number >= kind.most:
                 return []
-            return self._seed(volumes.file(number)) if key.endswith(".salt") else self._model(number)
+            return self._seed(slot.file) if key.endswith(".salt") else self._filled(slot)
         rules = {
             "name": self._kinds(NAME),
             "variant": self._fields("variant"),
@@ -256,7 +265,7 @@ class Explainer:
                 *self._measured(self._changed("inference")),
                 *self._kinds("model"),
             ],
-            "devices": self._fields("devices", "platforms", "inference.models", "gpu.count", "gpu.ppcie"),
+            "devices": self._fields("devices", "platforms", "inference.models", "data", "gpu.count", "gpu.ppcie"),
             "gpu": self._gpu(key),
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "services": self._service(key),
@@ -318,7 +327,7 @@ class Explainer:
         if path == ENGINE_UNIT:
             return self._fields("inference.engine")
         if is_of_service(path):
-            return self._fields("services")
+            return self._fields("services", "data")
         if package in self._packages:
             title = self._packages[package].title
             return [f"{MAYBE}{title}" if field in _METADATA else title]
@@ -374,6 +383,7 @@ class Explainer:
                 *self._fields("inference.models"),
                 *self._kinds("model", "volume key", "model signature", "wheel", "times"),
             ],
+            "data": [*self._fields("data"), *self._kinds("data", "volume key", "times")],
             "engine": [*self._fields("inference"), *self._kinds("package")],
             "exceptions": self._fields("exceptions"),
             "config_sha256": self._moving("rtmr3"),
@@ -410,5 +420,7 @@ def _target(change: Change) -> str:
     return change.name.removeprefix("files.").rpartition(".")[0]
 
 
-def _number_of(volume: str) -> int:
-    return next(number for number in range(volumes.MAX_MODELS) if volumes.file(number) == volume)
+def _slot(volume: str) -> Slot:
+    slot = slot_of(volume)
+    assert slot is not None, "the volume is one of a model or data"
+    return slot

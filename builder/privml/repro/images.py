@@ -98,7 +98,7 @@ def input_changes(a: Side, b: Side) -> list[Change]:
 
 def _volume_keys(a: Manifest, b: Manifest) -> Iterator[Change]:
     """The keys of volumes that are encrypted on both sides, by what is public of them."""
-    tables = [{model.name: model.crypt for model in each.models if model.crypt is not None} for each in (a, b)]
+    tables = [{one.name: one.crypt for one in each.filled if one.crypt is not None} for each in (a, b)]
     for name in sorted({*tables[0]} & {*tables[1]}):
         one, two = (f"{table[name].generation} {table[name].check.hex()[:16]}.." for table in tables)
         if one != two:

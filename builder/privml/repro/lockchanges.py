@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.changes import keys_of, states_of
+from privml.lock.modelrecord import Data, ModelFile
 from privml.lock.modelrecord import Model as LockedModel
-from privml.lock.modelrecord import ModelFile
 from privml.lock.models import Lock, Package, ToolsLock, Tree, VendorFile, Wheel
 from privml.recipe.distributions import Kernel
 from privml.repro.change import Change
@@ -27,6 +27,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("wheel", a.python, b.python)
     found += _inputs("Python wheel", a.imported, b.imported)
     found += _locked_models(a.models, b.models)
+    found += _locked_data(a.data, b.data)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
     found += _files("recipe file", *(lock.files or Tree.of([]) for lock in (a, b)))
     found += _words("program", a.programs, b.programs)
@@ -98,6 +99,15 @@ def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterab
         if was != now:
             before, after = ("not signed" if each is None else f"by {each}" for each in (was, now))
             yield Change("model signature", name, before, _other(before, after, "signature"))
+
+
+def _locked_data(a: Sequence[Data], b: Sequence[Data]) -> Iterable[Change]:
+    tables = [{data.name: data.files for data in each} for each in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            before, after = ("not locked" if each is None else f"{len(each)} files" for each in (one, two))
+            yield Change("data", name, before, _other(before, after, "bytes"))
 
 
 def _named(files: Sequence[ModelFile]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from privml.engines.registry import ENGINES
 from privml.events.registers import LAUNCH, MRTD, RTMR0
-from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, is_volume
+from privml.events.volumes import slot_of
+from privml.output.artefacts import DISK, FIRMWARE, UKI
 from privml.recipe.distributions import DISTRIBUTIONS
 
 _ORIGIN_OF_REGISTER = {MRTD: FIRMWARE["tdx"], RTMR0: "platform", LAUNCH: FIRMWARE["snp"]}
@@ -16,8 +17,8 @@ def origin_key(place: str, package: str = "unknown") -> str:
     file, _, inside = place.partition(":")
     if file == "uki.efi":
         return inside.partition(":")[0] or file
-    if is_volume(file) and file != ROOT:
-        return "model"
+    if (slot := slot_of(file)) is not None:
+        return slot.kind.name
     if file == "prediction.json":
         return _ORIGIN_OF_REGISTER.get(inside.rpartition(", ")[2], UKI)
     if file == DISK:

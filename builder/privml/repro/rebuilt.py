@@ -27,7 +27,7 @@ from privml.store.objects import Store
 def bring(place: Workplace, recipe: Recipe, lock: Lock, inputs: Inputs) -> ToolsTree:
     """Bring every locked input into the store; ``GoneError`` for those that are gone. Returns the tools tree."""
     tools_lock = read_tools_lock(inputs.tools_lock)
-    needed = without_given(lock, inputs.volumes.of_models(recipe))
+    needed = without_given(lock, inputs.volumes.of_volumes(recipe))
     bring_all(place.store, [needed, tools_lock], folder=recipe.path.parent)
     return tools_tree(place.store, tools_lock)
 

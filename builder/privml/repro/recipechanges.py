@@ -172,6 +172,8 @@ def told(side: Side) -> dict[str, str]:
         if manifest.models
         else {}
     )
+    data = [{"name": one.name, "source": one.source} for one in manifest.data]
+    found |= fields_of({"data": data} if data else {})
     if lock is None:
         return found
     asked = lock.packages_requested

@@ -50,8 +50,8 @@ def differing_keys(a: Any, b: Any) -> list[tuple[str, str, str]]:
     """(name with dots, first value, second value) of each key that differs in two configurations.
 
     Objects in a list are named by their ``name`` if each has one (``services.metrics.memory``) and by their position
-    otherwise; models, whose position is that of their volume, always by position. Lists of words of different lengths
-    differ by the words that only one side has.
+    otherwise; models and data, which have the position of their volume, always by position. Lists of words of
+    different lengths differ by the words that only one side has.
     """
     tables = [dict(_keys(value, "")) for value in (a, b)]
     found = []
@@ -80,7 +80,7 @@ def _keys(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _keys(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         names = [item.get("name") for item in value]
-        named = name != "models" and len({str(each) for each in names}) == len(names) and all(names)
+        named = name not in ("models", "data") and len({str(each) for each in names}) == len(names) and all(names)
         for number, item in enumerate(value):
             yield from _keys(item, f"{name}.{names[number]}" if named else f"{name}[{number}]")
     else:
