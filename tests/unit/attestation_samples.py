@@ -15,11 +15,12 @@ from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import facts, merkle, report_data, sections
+from privml.evidence.claims import Validity
 from privml.evidence.document import DeviceEvidence, Document, listed
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Key, Keys
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.claims import QuoteFacts, Validity
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.evidence.claims import Checked, Claims
 from privml.evidence.document import Document
+from privml.evidence.snp import claims as snp
 from privml.evidence.tdx import claims as tdx
 
 SignatureCheck = Callable[[Document, Mapping[str, str] | None, int, bytes | None], Checked]
@@ -31,7 +32,20 @@ def _check_tdx(
     return signature.check(document.evidence, collateral, now=now, simulated_root=simulated_root)
 
 
-KINDS: Mapping[str, EvidenceKind] = {tdx.TEE: EvidenceKind(tdx.read, _check_tdx)}
+def _check_snp(
+    document: Document, collateral: Mapping[str, str] | None, now: int, simulated_root: bytes | None
+) -> Checked:
+    from privml.evidence.snp import signature
+
+    return signature.check(
+        document.evidence, document.certificates, collateral, now=now, simulated_root=simulated_root
+    )
+
+
+KINDS: Mapping[str, EvidenceKind] = {
+    tdx.TEE: EvidenceKind(tdx.read, _check_tdx),
+    snp.TEE: EvidenceKind(snp.read, _check_snp),
+}
 
 
 def kind_of(tee: str) -> EvidenceKind:
