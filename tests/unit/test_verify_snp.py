@@ -299,7 +299,7 @@ def test_a_real_report_is_genuine_and_refused_for_exactly_what_it_is(name: str) 
     assert isinstance(signed, ReportFacts), signed
     facts = dataclasses.replace(FACTS, claims=claims.read(data, chain))
     found = judge(facts=facts, signature=signed, policy=Policy())
-    assert codes(found) == wanted | {"launch", "report-data", "acpi-unmeasured"}
+    assert codes(found) == wanted | {"launch", "report-data", "acpi-unmeasured", "sample-evidence"}
     parts = {**signed.tcbs["reported"]}
     accepting = Policy(
         snp=SnpPolicy(
@@ -313,7 +313,11 @@ def test_a_real_report_is_genuine_and_refused_for_exactly_what_it_is(name: str) 
             allow_unmeasured_acpi=True,
         )
     )
-    assert codes(judge(facts=facts, signature=signed, policy=accepting)) == {"launch", "report-data"}
+    assert codes(judge(facts=facts, signature=signed, policy=accepting)) == {
+        "launch",
+        "report-data",
+        "sample-evidence",
+    }
     later = signature.check(data, chain, None, now=samples.NOW)
     if "VLEK" in name:
         assert isinstance(later, SignatureFailure) and later.code == "collateral-expired"
