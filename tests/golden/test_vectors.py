@@ -38,6 +38,7 @@ from privml.evidence.nvidia.roles import NVIDIA, Verified
 from privml.evidence.snp import chain as snp_chains
 from privml.evidence.snp import leaf as snp_leaf
 from privml.evidence.snp import report as snp_reports
+from privml.evidence.snp.tcb import PRODUCTS as SNP_PRODUCTS
 from privml.evidence.tdx import chain as chains
 from privml.evidence.tdx import quote, signature
 from privml.evidence.tdx.claims import QuoteFacts
@@ -364,8 +365,9 @@ def snp_report(name: str, path: Path, tmp_path: Path) -> None:
     data = bytes.fromhex(path.read_text()) if path.suffix == ".hex" else path.read_bytes()
     data = data[0x20 : 0x20 + snp_reports.SIZE] if data[:4] == b"HCLA" else data
     found = snp_reports.parse(data)
-    leaf, root = snp_chains.verify(found, snp_chain(name))
-    assert root == snp_chains.ROOTS[leaf.product.name]
+    chain = snp_chains.verify(found, snp_chain(name))
+    leaf = chain.leaf
+    assert chain.root_sha256 == leaf.product.root_sha256
     assert leaf.product.tcb(found.reported_tcb) == leaf.tcb
     assert found.chip_id == (bytes(64) if leaf.chip_id is None else leaf.chip_id)
     if path.suffix == ".bin":
@@ -393,7 +395,7 @@ def snp_key(name: str, path: Path, tmp_path: Path) -> None:
 def snp_authorities(name: str, path: Path, tmp_path: Path) -> None:
     """A chain whose last certificate is the pinned root of its product."""
     *_, root = pem(path.read_bytes())
-    assert hashlib.sha256(root).hexdigest() in snp_chains.ROOTS.values()
+    assert hashlib.sha256(root).hexdigest() in {product.root_sha256 for product in SNP_PRODUCTS.values()}
 
 
 def snp_firmware(name: str, path: Path, tmp_path: Path) -> None:

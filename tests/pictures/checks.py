@@ -36,6 +36,11 @@ READ = (
      "evidence.tdx.chain:read"),
     ("each certificate's role: names, extensions, issuer", "evidence.tdx.chain:check"),
     ("signatures, revocation, times, QE report, QE identity, TCB levels", "evidence.tdx.signature:check"),
+    ("SNP report: version, size; no reserved byte or unknown bit set", "evidence.snp.report:parse"),
+    ("collateral of SNP: a chain, a revocation list, or both", "evidence.snp.collateral:decode"),
+    ("a key's certificate: one form, every byte read", "evidence.snp.leaf:parse"),
+    ("its chain: exactly three certificates, names, AMD's root of the product", "evidence.snp.chain:read"),
+    ("signatures, revocation, times, and that the certificate is the report's", "evidence.snp.signature:check"),
     ("GPU or switch: request and response of SPDM 1.1, every length and constant", "evidence.nvidia.spdm:parse"),
     ("its opaque data: known fields only, each once and with its length", "evidence.nvidia.opaque:parse"),
     ("its five certificates: PEM in its one spelling, names, extensions, issuers, firmware",
@@ -66,12 +71,11 @@ def page() -> str:
 
 def codes() -> str:
     """One row for each refusal code."""
-    rows = [
-        f"| {meaning} | `{code}` | {_places(each, code)} |"
-        for each in _checks()
-        for code, meaning in each.codes.items()
-    ]
-    return "\n".join(["| a document is refused when | code | where |", "|---|---|---|", *rows, ""])
+    rows: dict[str, str] = {}
+    for each in _checks():
+        for code, meaning in each.codes.items():
+            rows.setdefault(code, f"| {meaning} | `{code}` | {_places(each, code)} |")  # two TEEs may share a code
+    return "\n".join(["| a document is refused when | code | where |", "|---|---|---|", *rows.values(), ""])
 
 
 def read() -> str:

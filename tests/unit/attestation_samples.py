@@ -16,11 +16,12 @@ from privml.events.replay import replay_digests
 from privml.events.stages import SERVE, STAGE_OF
 from privml.events.tcg import LogEntry
 from privml.evidence import facts, merkle, report_data, sections
+from privml.evidence.claims import Validity
 from privml.evidence.document import DeviceEvidence, Document, listed
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Key, Keys
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.claims import QuoteFacts, Validity
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate

@@ -13,7 +13,8 @@ from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.evidence import quotefault
 from privml.evidence.quotefault import QuoteError, QuoteFault
-from privml.evidence.tdx.kernel import ATTEMPTS, KernelFiles, TdxTee
+from privml.evidence.tdx.kernel import TdxTee
+from privml.evidence.tsm import ATTEMPTS, KernelFiles
 
 QUOTE = b"\x04\x00" + bytes(4998)
 REPORTS = Path("/configfs/tsm/report")

@@ -119,7 +119,7 @@ def test_a_refused_guest_is_shown_with_reasons_advice_and_the_event_that_differs
     page = Page(PAGES["refused"])
     for words in (
         "REFUSED",
-        "simulated: the quote comes from a simulation",
+        "simulated: the evidence comes from a simulation",
         "rtmr2: command line, initrd or a section of the UKI differs",
         "See RTMR2 below. Read the named event",
         "\N{NOT EQUAL TO} uki.efi .cmdline (recipes/demo-cpu.yaml:9 kernel.package)",

@@ -206,7 +206,7 @@ def test_an_empty_cache_says_how_to_fill_it(place: Path, capsys: pytest.CaptureF
     outcome = Outcome(capsys, "show")
     assert (outcome.code, outcome.stdout) == (0, "")
     assert "nothing is cached" in outcome.stderr
-    assert json.loads(Outcome(capsys, "show", "--json").stdout) == {"tdx": [], "nvidia": []}
+    assert json.loads(Outcome(capsys, "show", "--json").stdout) == {"tdx": [], "snp": [], "nvidia": []}
 
 
 def test_the_environment_names_the_service(

@@ -21,11 +21,14 @@ WITH_CRYPTOGRAPHY = {
     "privml.statement.keys",
 }
 THEIR_USERS = {
-    f"privml.statement.{name}"
-    for name in (
-        *("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup"),
-        *("tlog", "logentry", "logpolicy"),
-    )
+    "privml.evidence.snp.signature",
+    *(
+        f"privml.statement.{name}"
+        for name in (
+            *("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup"),
+            *("tlog", "logentry", "logpolicy"),
+        )
+    ),
 }
 MODULES = sorted(
     {

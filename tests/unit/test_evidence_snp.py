@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import pytest
 from tests.published import read
 
 from privml.base.errors import EvidenceError
 from privml.evidence.certificates import decode_pem
-from privml.evidence.snp import chain, leaf, report
+from privml.evidence.claims import SignatureFailure
+from privml.evidence.snp import chain, claims, leaf, report, signature
+from privml.evidence.snp import collateral as collaterals
+from privml.evidence.snp.claims import ReportFacts
 from privml.evidence.snp.der import Der
 from privml.evidence.snp.tcb import GENOA, MILAN, TURIN, product_of
+from privml.sim import snppki
+from privml.sim import snpreport as sim
 
+NOW = 1_795_000_000
 V2 = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
 V3 = read("attestation/confidential-containers_trustee/snp/test-vlek-report.bin")
 VCEK = read("attestation/virtee_sev/vcek_milan.der")
@@ -76,7 +84,7 @@ def test_a_report_of_version_5_has_mitigations() -> None:
 
 @pytest.mark.parametrize(("data", "certificates"), [(V2, [VCEK, *MILAN_CHAIN]), (V3, [VLEK, *VLEK_CHAIN])])
 def test_no_changed_bit_of_a_report_verifies(data: bytes, certificates: list[bytes]) -> None:
-    assert chain.verify(report.parse(data), certificates)[1] == chain.ROOTS["Milan"]
+    assert chain.verify(report.parse(data), certificates).root_sha256 == MILAN.root_sha256
     chance = random.Random(1)
     for place in (*range(0x60), *chance.sample(range(0x60, report.SIZE), 80)):
         with pytest.raises(EvidenceError):
@@ -177,5 +185,173 @@ def test_numbers_above_127_have_two_bytes() -> None:
 
 
 def test_the_roots_are_those_of_the_vectors() -> None:
-    assert hashlib.sha256(MILAN_CHAIN[1]).hexdigest() == chain.ROOTS["Milan"]
-    assert hashlib.sha256(GENOA_CHAIN[1]).hexdigest() == chain.ROOTS["Genoa"]
+    assert hashlib.sha256(MILAN_CHAIN[1]).hexdigest() == MILAN.root_sha256
+    assert hashlib.sha256(GENOA_CHAIN[1]).hexdigest() == GENOA.root_sha256
+
+
+def check(
+    made: bytes | None = None,
+    certificates: Sequence[bytes] | None = None,
+    collateral: dict[str, str] | None = None,
+    now: int = NOW,
+    root: bytes | None = None,
+) -> ReportFacts | SignatureFailure:
+    """The check of the honest simulated report, changed."""
+    return signature.check(
+        HONEST if made is None else made,
+        sim.certificates() if certificates is None else certificates,
+        sim.collateral() if collateral is None else collateral,
+        now=now,
+        simulated_root=sim.root_der() if root is None else root,
+    )
+
+
+def pem(*certificates: bytes) -> str:
+    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in certificates)
+
+
+EARLY = datetime(2025, 1, 1, tzinfo=UTC)
+LATE = datetime(2049, 1, 1, tzinfo=UTC)
+FLEET = snppki.Variation(fleet="CN=a.cloud")
+TURIN_CHIP = snppki.Variation(product="Turin", chip_id=bytes(range(1, 9)), tcb={**snppki.TCB, "fmc": 1})
+OF_FLEET = {0x48: b"\4", 0x1A0: bytes(64)}
+OF_TURIN = {
+    0x188: b"\x1a\2\1",
+    0x1A0: bytes(range(1, 9)) + bytes(56),
+    **dict.fromkeys((0x38, 0x180, 0x1E0, 0x1F0), bytes([1, 10, 0, 23, 0, 0, 0, 84])),
+}
+
+
+def report_with(changes: dict[int, bytes]) -> bytes:
+    return sim.make_report(bytes(48), bytes(64), changes)
+
+
+HONEST = report_with({})
+CRL = sim.collateral()["crl"]
+
+
+def crl(how: snppki.Variation) -> dict[str, str]:
+    return {"crl": snppki.revocation_list(how).hex()}
+
+
+def bent(data: str, at: int) -> dict[str, str]:
+    """A revocation list with one byte changed."""
+    raw = bytearray.fromhex(data)
+    raw[at] ^= 1
+    return {"crl": raw.hex()}
+
+
+FAILURES: dict[str, tuple[Callable[[], ReportFacts | SignatureFailure], str, str]] = {
+    "no certificates": (lambda: check(certificates=()), "collateral-missing", "none"),
+    "another root": (lambda: check(root=b"another"), "snp-chain", "root f1ef6bf1"),
+    "a report of another key": (lambda: check(made=V2), "report-signature", "not signed by the VCEK"),
+    "a certificate less": (lambda: check(certificates=sim.certificates()[:2]), "snp-chain", "certificates: 2"),
+    "text that is no chain": (lambda: check(collateral={"certificates": "x"}), "snp-chain", "extra bytes"),
+    "a chip that is not shown": (lambda: check(report_with({0x1A0: bytes(64)})), "report-certificate", "of chip "),
+    "another chip": (lambda: check(report_with({0x1A0: b"\0"})), "report-certificate", "of chip "),
+    "another tcb": (lambda: check(report_with({0x187: b"\x55"})), "report-certificate", "TCB bl 10, tee 0, snp 23"),
+    "a tcb with another byte": (lambda: check(report_with({0x3A: b"\1"})), "report-certificate", "byte 2 is 1"),
+    "another processor": (lambda: check(report_with({0x188: b"\x19\1"})), "report-certificate", "of a Genoa"),
+    "the key of a fleet": (lambda: check(report_with({0x48: b"\4"})), "report-certificate", "a VCEK"),
+    "a masked key": (lambda: check(report_with({0x48: b"\2"})), "report-certificate", "a VCEK"),
+    "the key of a chip": (lambda: check(certificates=snppki.chain(FLEET)), "report-certificate", "a VLEK"),
+    "an old certificate": (
+        lambda: check(certificates=snppki.chain(snppki.Variation(dates=(EARLY, snppki.NOT_BEFORE)))),
+        "collateral-expired",
+        "certificate of VCEK valid to 2026-01-01T00:00:00Z",
+    ),
+    "a certificate of tomorrow": (
+        lambda: check(certificates=snppki.chain(snppki.Variation(dates=(LATE, snppki.NOT_AFTER)))),
+        "collateral-future",
+        "certificate of VCEK issued 2049-01-01T00:00:00Z",
+    ),
+    "before the root": (lambda: check(now=1), "collateral-future", "certificate of VCEK issued"),
+    "an old list": (
+        lambda: check(collateral=crl(snppki.Variation(list_dates=(EARLY, snppki.NOT_BEFORE)))),
+        "collateral-expired",
+        "revocation list valid to",
+    ),
+    "a list of tomorrow": (
+        lambda: check(collateral=crl(snppki.Variation(list_dates=(LATE, snppki.NOT_AFTER)))),
+        "collateral-future",
+        "revocation list issued",
+    ),
+    "a revoked issuer": (
+        lambda: check(collateral=crl(snppki.Variation(revoked=(7, snppki.ISSUER_SERIAL)))),
+        "revoked",
+        "the revoked certificate of SEV-Genoa, serial number 10001",
+    ),
+    "a revoked root": (lambda: check(collateral=crl(snppki.Variation(revoked=(1,)))), "revoked", "ARK-Genoa"),
+    "another product's list": (
+        lambda: check(collateral=crl(snppki.Variation(product="Turin"))),
+        "revocation-list",
+        "ARK-Turin",
+    ),
+    "a list in capitals": (lambda: check(collateral={"crl": CRL.upper()}), "revocation-list", "encoding"),
+    "a list that is no hex": (lambda: check(collateral={"crl": "x"}), "revocation-list", "encoding"),
+    "no list": (lambda: check(collateral={"crl": "3000"}), "revocation-list", "unreadable"),
+    "a list with another signature": (
+        lambda: check(collateral=bent(CRL, -1)),
+        "revocation-list",
+        "not signed by it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_failure_of_a_signature_has_its_code(name: str) -> None:
+    run, code, words = FAILURES[name]
+    found = run()
+    assert isinstance(found, SignatureFailure), found
+    assert found.code == code
+    assert words in found.reason
+    assert found.claims_simulated is (name not in ("no certificates", "text that is no chain"))
+
+
+def test_an_honest_report_is_signed_by_a_chip_or_a_fleet_of_any_product() -> None:
+    honest = check()
+    assert isinstance(honest, ReportFacts)
+    assert (honest.product, honest.role, honest.csp, honest.claims_simulated) == ("Genoa", "VCEK", None, True)
+    assert [part.name for part in honest.validity] == [
+        "certificate of VCEK", "certificate of SEV-Genoa", "certificate of ARK-Genoa", "revocation list",
+    ]  # fmt: skip
+    fleet = check(report_with(OF_FLEET), snppki.chain(FLEET))
+    assert isinstance(fleet, ReportFacts) and (fleet.role, fleet.csp) == ("VLEK", "CN=a.cloud")
+    chain_of = snppki.chain(TURIN_CHIP)
+    turin = check(report_with(OF_TURIN), chain_of, {}, root=chain_of[2])
+    assert isinstance(turin, ReportFacts), turin
+    assert turin.tcbs["launch"] == {"fmc": 1, "bl": 10, "tee": 0, "snp": 23, "ucode": 84}
+    assert turin.revocation is None
+
+
+def test_the_caller_s_certificates_replace_the_document_s() -> None:
+    given = {"certificates": pem(*sim.certificates())}
+    assert isinstance(check(certificates=(), collateral=given), ReportFacts)
+    wrong = check(certificates=sim.certificates(), collateral={"certificates": pem(VCEK, *MILAN_CHAIN)})
+    assert isinstance(wrong, SignatureFailure) and wrong.code == "report-signature"
+
+
+@pytest.mark.parametrize("value", [{}, {"crl": ""}, {"certificates": ""}, {"crl": "00", "other": ""}, {"crl": 1}, []])
+def test_malformed_collateral_is_refused(value: object) -> None:
+    with pytest.raises(EvidenceError):
+        collaterals.decode(value)
+    assert collaterals.decode({"crl": "00"}) == {"crl": "00"}
+
+
+def test_claims_come_with_at_most_a_chain() -> None:
+    with pytest.raises(EvidenceError, match=r"document\.certificates: 4, expected at most 3"):
+        claims.read(HONEST, [b""] * 4)
+
+
+def test_the_committed_simulation_is_regenerated_byte_for_byte() -> None:
+    generated = snppki.generate()
+    assert {path.name for path in snppki.FILES.iterdir()} == set(generated)
+    for name, data in generated.items():
+        assert (snppki.FILES / name).read_bytes() == data, f"{name}: run `python -m privml.sim.snppki`"
+    assert all(b"SIMULATED" in generated[name] for name in ("vcek.der", "ark.der", "crl.der"))
+
+
+@pytest.mark.parametrize(("size", "report_data"), [(47, bytes(64)), (48, bytes(63))])
+def test_a_simulated_report_has_its_sizes(size: int, report_data: bytes) -> None:
+    with pytest.raises(EvidenceError, match="simulated report"):
+        sim.make_report(bytes(size), report_data)

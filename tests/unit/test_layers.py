@@ -24,7 +24,7 @@ VERIFIER_ONLY = {
     *(f"privml/evidence/tdx/{name}.py" for name in ("signature", "chain", "contents", "platform")),
     *(f"privml/evidence/nvidia/{name}.py" for name in ("ocsp", "rim", "signature")),
     *(f"privml/evidence/{name}.py" for name in ("gce", "gceformat", "protobuf")),
-    *(f"privml/evidence/snp/{name}.py" for name in ("chain", "der", "leaf")),
+    *(f"privml/evidence/snp/{name}.py" for name in ("chain", "der", "leaf", "signature")),
 }
 
 

@@ -12,18 +12,19 @@ from tests.negative import altered, cases, device_matrix, devicepki, devices, fo
 
 from privml.client import conformance
 from privml.events.agent import encode_log
+from privml.events.registers import LAUNCH
 from privml.evidence import merkle
 from privml.evidence.document import listed, parse
 from privml.evidence.facts import collect
 from privml.evidence.nvidia import rim, roles
 from privml.sim import gpu, gpupki
-from privml.verify import nvidia
+from privml.verify import nvidia, snp
 from privml.verify.channelkey import channel
 from privml.verify.check import CODES
 from privml.verify.publication import demonstration, publication
 from privml.verify.receipts import receipt
 from privml.verify.releasekey import release
-from privml.verify.rules import Check
+from privml.verify.rules import COLLATERAL_AGE, COLLATERAL_CODES, Check
 
 USERS = {"device_matrix", "examples", "matrix"}
 """The modules of the matrix that ask this verifier, or write with it; all others must know nothing of it."""
@@ -58,8 +59,13 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of versions, channels, releases, receipts and of another allowed root are tested next to their checks."""
+    """Those of versions, channels, releases, receipts, SNP and another allowed root are tested next to their checks.
+
+    Collateral is refused by the same codes on both TEEs.
+    """
     elsewhere = {"root", *channel.codes, *release.codes, *publication.codes, *demonstration.codes, *receipt.codes}
+    of_snp = {code for check in (snp.RULES.signature, *snp.RULES.checks) for code in check.codes}
+    elsewhere |= {LAUNCH, *of_snp - COLLATERAL_CODES.keys() - COLLATERAL_AGE.keys()}
     wanted = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
     assert wanted | elsewhere == set(CODES)
     assert not wanted & elsewhere

@@ -217,7 +217,7 @@ def test_the_verdict_is_written_as_a_page_too(
     refused = Outcome(capsys, "verify", "bundle.json", *BASE[:2], "--html", "b.html", "--json")
     assert (refused.code, json.loads(refused.stdout)["outcome"]) == (8, "refused")
     text = Page((place / "b.html").read_text()).text
-    assert "simulated: the quote comes from a simulation" in text
+    assert "simulated: the evidence comes from a simulation" in text
     assert f"bundle.json, {OF_THE_BUNDLE}, as of 2026-11-18T11:06:40Z" in text
 
 

@@ -9,6 +9,7 @@ import lzma
 import attestation_samples as samples
 import pytest
 
+from privml.evidence.snp import claims as reports
 from privml.evidence.tdx import claims, quote
 from privml.verify import denied
 
@@ -34,6 +35,25 @@ PUBLISHED = {
 }
 
 
+TRUSTEE = VECTORS / "confidential-containers_trustee/snp"
+REPORTS = {
+    "virtee/sev tests/certs_data/report_milan.hex": bytes.fromhex(
+        (VECTORS / "virtee_sev/report_milan.hex").read_text()
+    ),
+    "confidential-containers/trustee deps/verifier/test_data/snp/test-vlek-report.bin": (
+        TRUSTEE / "test-vlek-report.bin"
+    ).read_bytes(),
+    "confidential-containers/trustee deps/verifier/test_data/az-snp-vtpm/hcl-report.bin": (
+        TRUSTEE / "hcl-report.bin"
+    ).read_bytes()[0x20:0x4C0],
+}
+
+
+@pytest.mark.parametrize("origin", REPORTS)
+def test_a_published_report_is_named_by_its_origin(origin: str) -> None:
+    assert denied.EVIDENCE[denied.fingerprint(reports.read(REPORTS[origin]))] == origin
+
+
 @pytest.mark.parametrize("origin", PUBLISHED)
 def test_a_published_quote_is_named_by_its_origin(origin: str) -> None:
     data = PUBLISHED[origin]
@@ -42,7 +62,7 @@ def test_a_published_quote_is_named_by_its_origin(origin: str) -> None:
 
 
 def test_every_row_has_its_file() -> None:
-    assert set(denied.EVIDENCE.values()) == set(PUBLISHED)
+    assert set(denied.EVIDENCE.values()) == {*PUBLISHED, *REPORTS}
 
 
 def test_a_signature_twin_is_the_same_evidence() -> None:

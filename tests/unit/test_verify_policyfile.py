@@ -36,6 +36,7 @@ ACCEPTS_OUTDATED = b'format = "privml-policy/v1"\n[tdx]\ntcb_statuses = ["UpToDa
 NEVER = {
     "simulated", "root", "quote-signature", "pck-chain", "collateral-role", "collateral-encoding",
     "collateral-missing", "collateral-platform", "collateral-expired", "collateral-future", "revoked",
+    "report-signature", "snp-chain", "report-certificate", "revocation-list", "migration-agent", "launch",
     "qe-vendor", "mrsignerseam", "seam-attributes", "mrservicetd", "shapes", "unpinned", "mrtd", "rtmr0",
     "rtmr1", "rtmr2", "rtmr3", "agent-events", "nonce", "report-data", "tls-key", "variant",
     "channel-key", "channel-record", "release-key", "development", "purpose", "stage",
@@ -324,7 +325,7 @@ def test_explain_says_which_field_can_relax_a_code() -> None:
     assert first == "tcb-status: the platform's TCB status is not accepted"
     assert advice.startswith("  what to do: The operator must update")
     assert field.startswith("  policy field tdx.tcb_statuses can relax it. ")
-    assert len(explain("collateral-age")) == 4
+    assert len(explain("collateral-age")) == 5
     for code in NEVER:
         assert explain(code)[2:] == ("  no policy can relax it",)
     assert explain("tcb-date")[2].startswith("  policy field tdx.min_tcb_date sets what is expected. The earliest")

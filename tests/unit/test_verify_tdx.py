@@ -10,10 +10,10 @@ import attestation_samples as samples
 import pytest
 
 from privml.base.strictjson import loads
-from privml.evidence.claims import SignatureFailure
+from privml.evidence.claims import SignatureFailure, Validity
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote
-from privml.evidence.tdx.claims import TcbLevel, Validity, read
+from privml.evidence.tdx.claims import TcbLevel, read
 from privml.evidence.tdx.signature import check
 from privml.verify.policy import Policy
 from privml.verify.tdx import RULES, TdxPolicy

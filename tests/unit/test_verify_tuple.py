@@ -15,6 +15,7 @@ import pytest
 import test_client_trust as published_cases
 import test_verify_nvidia as gpu_cases
 import test_verify_receipts as receipt_cases
+import test_verify_snp as snp_cases
 import test_verify_tdx as tdx_cases
 from sealed_guest import X25519, SealedGuest
 
@@ -227,7 +228,8 @@ def test_each_changed_part_has_its_own_refusal(name: str) -> None:
 
 
 def test_every_code_is_given_by_some_case() -> None:
-    tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values(), *gpu_cases.CASES.values())]
+    every = (CASES, tdx_cases.CASES, snp_cases.CASES, gpu_cases.CASES)
+    tried = [wanted for cases in every for _, wanted in cases.values()]
     assert set(published_cases.CASES).union(receipt_cases.CODES, *tried) == set(CODES)
 
 
@@ -267,6 +269,7 @@ def test_every_policy_field_is_used() -> None:
         "allow_simulated": {"simulated"},
         "allow_unused_runtime": {"runtime-unused"},
         "tdx": {"td-attributes"},
+        "snp": {"vmpl"},
         "nvidia": {"gpu-device"},
     }
     # They only loosen: the case `exception` has one. Published versions have cases of their own (test_client_trust).
@@ -276,6 +279,7 @@ def test_every_policy_field_is_used() -> None:
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
     assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]
     assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=PKS)))) == impossible["tdx"]
+    assert codes(snp_cases.judge(**snp_cases.policy(vmpl=3))) == impossible["snp"]
     other_device = gpu_cases.policy(devices=frozenset({bytes(8)}))
     assert codes(gpu_cases.gpus.judge(policy=other_device)) == impossible["nvidia"]
 

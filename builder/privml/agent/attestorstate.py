@@ -10,7 +10,7 @@ from typing import Any
 
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.place import Place
-from privml.agent.tee import Tee
+from privml.agent.tee import NoTee, Tee
 from privml.agent.wire import RefusedRequest
 from privml.base.errors import HostError, PrivmlError
 from privml.base.strictjson import b64
@@ -255,6 +255,8 @@ class Attestor:
             extends = digests(passed)
             self._value = replay_digests(extends)
             if not self.tee.has_register:
+                if extends and not isinstance(self.tee, NoTee):
+                    return f"{begin}no register of {self.tee.name} shows what was extended before"
                 for each in extends:
                     self.tee.extend(each)
             elif self.tee.rtmr3() != self._value:

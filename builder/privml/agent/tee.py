@@ -1,4 +1,4 @@
-"""The agent's interface to the TEE: quotes, and the one register that the agent extends."""
+"""The agent's interface to the TEE: quotes, and the register that the agent extends where there is one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from privml.base.errors import HostError
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.evidence.quotefault import NO_PROVIDER, QuoteFault
+from privml.evidence.snp.kernel import SnpTee
 from privml.evidence.tdx.kernel import TdxTee
 
 
@@ -20,7 +21,7 @@ class Tee(Protocol):
     """What the attestor needs from a platform. Calls may block for seconds; the attestor serialises them.
 
     ``kind`` is the type of evidence, as in the document's header; a simulation differs only in ``name``.
-    ``has_register``: RTMR3 is kept outside this process, and outlives it.
+    ``has_register``: RTMR3 is kept outside this process, and outlives it; without it the value is only tracked.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Tee(Protocol):
 
 
 class NoTee:
-    """A machine that is not a TD. The agent still serves, but without attestation: a verifying client refuses it.
+    """A machine without a TEE. The agent still serves, but without attestation: a verifying client refuses it.
 
     ``why`` is what the kernel shows instead of a TEE.
     """
@@ -59,9 +60,7 @@ class NoTee:
 
     def quote(self, report_data: bytes) -> bytes:
         """Raise ``NoTeeError``."""
-        raise NoTeeError(
-            f"no-tee: no quote over these {len(report_data)} bytes: this machine is not a TD: {self.why}"
-        )
+        raise NoTeeError(f"no-tee: no quote over these {len(report_data)} bytes: this machine has no TEE: {self.why}")
 
     def extend(self, digest: bytes) -> None:
         """Track the value that a register would have."""
@@ -86,7 +85,7 @@ class KernelTee(Tee, Protocol):
         """Why this machine is not a guest of that TEE; None if it is one."""
 
 
-KNOWN: tuple[Callable[[], KernelTee], ...] = (TdxTee,)
+KNOWN: tuple[Callable[[], KernelTee], ...] = (TdxTee, SnpTee)
 """Every TEE that this agent can ask for evidence."""
 
 

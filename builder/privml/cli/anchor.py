@@ -20,7 +20,7 @@ from privml.cli.trusted import TrustWords, trust_options
 from privml.client import anchors
 from privml.client.attested import Collateral
 from privml.client.supply import SERVICE, supply
-from privml.evidence.tdx import collateral
+from privml.evidence.tees import read_collateral
 from privml.verify import publication
 from privml.verify.anchor import Anchored, Candidates, is_demonstration
 from privml.verify.policy import Policy
@@ -62,7 +62,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--collateral",
         "collateral_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
+        help="Use the collateral in this file (the nine fields of Intel's QVL, or AMD's two), and fetch none.",
     )(made)
     made = trust_options(made)
     for option in (
@@ -166,8 +166,8 @@ def collateral_of(
 
 
 def collateral_in(path: Path | None) -> dict[str, str] | None:
-    """The nine fields in a file; None without one."""
+    """The collateral in a file: the nine fields for a quote, or those for an SNP report; None without one."""
     if path is None:
         return None
     what = f"--collateral {path.name}"
-    return collateral.decode(loads(read_start(path, MAX_BYTES), what=what), what)
+    return read_collateral(loads(read_start(path, MAX_BYTES), what=what), what)

@@ -1,4 +1,4 @@
-"""`collateral`: fetch, show and serve the data from Intel that quotes are checked with."""
+"""`collateral`: fetch, show and serve the data from Intel and AMD that quotes and reports are checked with."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from privml.base.strictjson import pretty
 from privml.cli.output import print_json, show
 from privml.cli.paths import listen_address
 from privml.cli.usage import Verb
-from privml.client import attested, nvidia, pcs, subject
+from privml.client import attested, kds, nvidia, pcs, subject
 from privml.client import collateral as cached
 from privml.client.collateral import Cache, Entry
 from privml.client.supply import SERVICE
 from privml.evidence import document, facts
+from privml.evidence.document import Document
 from privml.evidence.facts import Facts
+from privml.evidence.sections import Header
+from privml.evidence.snp import claims as snp
+from privml.evidence.snp.collateral import FIELDS
+from privml.evidence.snp.report import is_report
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import CAS, Platform
 
@@ -33,11 +38,12 @@ _MAX_SOURCE = subject.MAX_FILE
 
 @click.group(cls=Verb, subcommand_metavar="VERB ...")
 def collateral() -> None:
-    """Fetch, show and serve Intel's collateral, which quotes are checked with.
+    """Fetch, show and serve the collateral that quotes and reports are checked with.
 
-    It is TCB info, QE identity, revocation lists and certificates for one kind of platform. `verify` and `proxy`
-    fetch what they need by themselves; these verbs are for machines without a network, and for a look at it. The
-    cache is in $XDG_CACHE_HOME/privml-build/collateral. Everything is checked against Intel's root.
+    Intel's is TCB info, QE identity, revocation lists and certificates for one kind of platform; AMD's is the
+    certificate of a chip, its issuers and a revocation list. `verify` and `proxy` fetch what they need by themselves;
+    these verbs are for machines without a network, and for a look at it. The cache is in
+    $XDG_CACHE_HOME/privml-build/collateral. Everything is checked against the vendor's root.
 
     \b
     Examples:
@@ -75,7 +81,7 @@ def collateral() -> None:
     "--out",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the nine fields to this file, for --collateral, instead of the cache.",
+    help="Write the fields to this file, for --collateral, instead of the cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
 def fetch(
@@ -91,11 +97,12 @@ def fetch(
 ) -> None:
     """Fetch collateral into the cache.
 
-    A source is the address of a guest, a bundle or document of one, or a quote; only the kind of its platform is sent
-    to the service. For a document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA
-    sees versions of firmware and numbers of certificates. Without any source, everything in the cache is fetched
+    A source is the address of a guest, a bundle or document of one, a quote, or an SNP report. Intel's service is
+    sent only the kind of its platform, AMD's (or the one in $PRIVML_KDS_SERVICE) the chip and its TCB version. For a
+    document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA sees versions of
+    firmware and numbers of certificates. Without any source, everything in the cache is fetched
     again, or with --from everything in DIR is taken, which holds what `--out` wrote, or is a copy of another
-    machine's cache. Exit status: 5 the service has none, 8 it is not what Intel signed or not valid now, 9 it is
+    machine's cache. Exit status: 5 the service has none, 8 it is not what the vendor signed or not valid now, 9 it is
     malformed.
 
     \b
@@ -114,7 +121,17 @@ def fetch(
     read = [_read(source) for source in sources]
     wanted = _platforms(read, fmspc, ca)
     failures: list[PrivmlError] = []
-    if folder is not None:
+    reports = [source.report for source in read if source.report is not None]
+    if reports:
+        if folder is not None or (out is not None and len(read) > 1):
+            raise UsageError("--from is for quotes, and --out for one source; AMD's files are in the folder snp")
+        for report in reports:
+            fields = _fetch_report(report)
+            if out is not None:
+                write_atomic(out, pretty(fields))
+    if reports and not wanted:
+        found: list[Entry] = []
+    elif folder is not None:
         found = _from_directory(folder, wanted, now)
     else:
         wanted = wanted or [entry.platform for entry in cache.entries(cached.anchors())]
@@ -129,7 +146,7 @@ def fetch(
                 found.append(cached.fetch(where, each, cached.INTEL, now=now, update=update))
             except PrivmlError as error:
                 failures.append(error)
-    if out is not None and len(wanted or found) != 1:
+    if out is not None and not reports and len(wanted or found) != 1:
         raise UsageError(f"--out {out}: {len(wanted or found)} kinds of platforms, expected one")
     if out is not None and found:
         write_atomic(out, pretty(dict(found[0].fields)))
@@ -144,7 +161,7 @@ def fetch(
             except PrivmlError as error:
                 failures.append(error)
     if found or not failures:
-        _print(found, now, as_json=as_json)
+        _print(found, now, [*kds.kept(kds.cache_directory())] if reports else [], as_json=as_json)
         show(f"written to {out or cache.directory}", err=True)
     for failure in failures[1:]:
         complain(failure.message)
@@ -168,7 +185,7 @@ def show_(file: Path | None, *, as_json: bool) -> None:
         found = [cached.read_file(file, cached.anchors())]
     else:
         found = list(Cache().entries(cached.anchors()))
-        kept = list(nvidia.kept(nvidia.cache_directory(), now=now))
+        kept = [*kds.kept(kds.cache_directory()), *nvidia.kept(nvidia.cache_directory(), now=now)]
     _print(found, now, kept, as_json=as_json)
     if not found and not kept:
         show("nothing is cached; `privml-build collateral fetch --help` says how to fetch", err=True)
@@ -212,7 +229,7 @@ def _platforms(sources: list[_Source], fmspc: str | None, ca: str | None) -> lis
     """The platforms that the command line names, each once."""
     if (fmspc is None) != (ca is None):
         raise UsageError("--fmspc and --ca belong together", hint="a quote names both: give it instead")
-    found = [source.platform for source in sources]
+    found = [source.platform for source in sources if source.platform is not None]
     if fmspc is not None and ca is not None:
         try:
             found.append(Platform.of(fmspc, ca))
@@ -222,10 +239,14 @@ def _platforms(sources: list[_Source], fmspc: str | None, ca: str | None) -> lis
 
 
 class _Source(NamedTuple):
-    """What a guest, a document or a quote says of its machine; ``devices`` None: nothing of GPUs."""
+    """What a guest, a document or evidence says of its machine; ``devices`` None: nothing of GPUs.
 
-    platform: Platform
+    ``platform`` is that of a quote; ``report`` is the document, or an SNP report in the form of one.
+    """
+
+    platform: Platform | None
     devices: Facts | None
+    report: Document | None = None
 
 
 def _read(source: str) -> _Source:
@@ -238,13 +259,27 @@ def _read(source: str) -> _Source:
         except OSError as error:
             raise UsageError(f"`{source}` cannot be read: {error.strerror or error}") from error
     try:
+        if is_report(data):
+            return _Source(None, None, Document(b"", b"", (), b"", b"", b"", b"", data))
         if data.lstrip()[:1] != b"{":
             return _Source(cached.locate(data, cached.anchors())[0], None)
         parsed = document.parse(subject.read(data).document)
-        platform = cached.locate(parsed.evidence, cached.anchors())[0]
-        return _Source(platform, facts.collect(parsed) if parsed.device_evidence else None)
+        devices = facts.collect(parsed) if parsed.device_evidence else None
+        if Header.decode(parsed.header).tee == snp.TEE:
+            return _Source(None, devices, parsed)
+        return _Source(cached.locate(parsed.evidence, cached.anchors())[0], devices)
     except PrivmlError as error:
         raise type(error)(f"{source}: {error.message}", hint=error.hint) from error
+
+
+def _fetch_report(report: Document) -> dict[str, str]:
+    """Fetch AMD's part into the cache; ``HostError`` if something is missing, which the log names."""
+    found = kds.Supply(kds.service(os.environ.get(kds.SERVICE)))(report)
+    if found is None or set(found) != set(FIELDS):
+        raise HostError(
+            "AMD's collateral of the report is not complete", hint="the warnings above say what is missing, and why"
+        )
+    return found
 
 
 def _fetch_devices(found: Facts) -> None:
@@ -282,7 +317,9 @@ def _from_directory(folder: Path, wanted: list[Platform], now: int) -> list[Entr
 
 def _print(entries: list[Entry], now: int, kept: Sequence[dict[str, object]] = (), *, as_json: bool) -> None:
     if as_json:
-        print_json({"tdx": [entry.to_dict(now) for entry in entries], "nvidia": list(kept)})
+        of_amd = [row for row in kept if row["kind"] in kds.KINDS]
+        of_nvidia = [row for row in kept if row["kind"] not in kds.KINDS]
+        print_json({"tdx": [entry.to_dict(now) for entry in entries], "snp": of_amd, "nvidia": of_nvidia})
         return
     for entry in entries:
         first = entry.contents.expires_first
@@ -296,7 +333,12 @@ def _print(entries: list[Entry], now: int, kept: Sequence[dict[str, object]] = (
         for part in entry.contents.parts:
             show(f"  {part.name}: {date(part.issued)} to {date(part.expires)}, by {part.issuer}")
     for row in kept:
-        if row["kind"] == "rim":
+        if row["kind"] == kds.CERTIFICATE:
+            show(f"AMD certificate of a {row['product']} chip: {row['file']}")
+        elif row["kind"] == kds.REVOCATIONS:
+            times = [date(each) for each in (row["issued"], row["expires"]) if isinstance(each, int)]
+            show(f"AMD revocations of ARK-{row['product']} ({row['role']}): {' to '.join(times)}")
+        elif row["kind"] == "rim":
             show(f"NVIDIA reference values {row['id']}: {row['firmware']}")
         else:
             times = [date(each) for each in (row["issued"], row["expires"]) if isinstance(each, int)]

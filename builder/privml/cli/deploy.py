@@ -23,6 +23,7 @@ from privml.machine.matrix import asked_shapes
 from privml.machine.platform import Size
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
+from privml.statement.launch import TdMachine
 from privml.vm import td
 from privml.vm.launch import launch_of
 from privml.vm.platforms import td_platform
@@ -188,8 +189,7 @@ def _warnings(found: Target, manifest: Manifest, deployment: Deployment, written
     except MeasurementError:
         launches = ()
     there = any(
-        (one.platform, one.machine.vcpus, one.machine.memory) == (platform.name, size.vcpus, size.memory)
-        for one in launches
+        (one.platform, one.machine) == (platform.name, TdMachine(size.vcpus, size.memory)) for one in launches
     )
     if not there and not written.unknown:
         notes.append(

@@ -22,8 +22,8 @@ from privml.client import anchors, attested, policies, subject
 from privml.client import supply as supplies
 from privml.client.gate import INTERVAL, MAX_AGE, Check
 from privml.client.listening import unix_listener
-from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import MAX_ROOT, root_der
+from privml.evidence.tees import read_collateral
 from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -163,9 +163,7 @@ def _trusted(
         criteria = dataclasses.replace(criteria, allow_simulated=root)
     given = None
     if collateral is not None:
-        given = collaterals.decode(
-            loads(read_start(Path(collateral), MAX_BYTES), what=str(collateral)), str(collateral)
-        )
+        given = read_collateral(loads(read_start(Path(collateral), MAX_BYTES), what=str(collateral)), str(collateral))
     if past:
         return anchors.built(Path(expect)), criteria, given
     source = supplies.supply(os.environ.get(supplies.SERVICE), offline=offline, policy=criteria, given=given)

@@ -162,6 +162,24 @@ def cache_directory() -> Path:
     return base / "privml-build" / "collateral"
 
 
+def content(path: Path, limit: int) -> bytes | None:
+    """The content of a file of the cache; None if it cannot be read or is larger than ``limit`` bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError:
+        return None
+    return data if len(data) <= limit else None
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of the cache; a warning if that cannot be done."""
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        log.warning("the collateral cache %s cannot be written: %s", path.parent, error.strerror or error)
+
+
 class Cache:
     """The files of `cache_directory`, or of another directory."""
 

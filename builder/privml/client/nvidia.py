@@ -26,7 +26,6 @@ from cryptography.x509 import ocsp as x509_ocsp
 
 from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, PrivmlError
-from privml.base.files import write_atomic
 from privml.base.http import Connections, base_address
 from privml.base.strictjson import loads, unb64
 from privml.base.wayout import environment_way_out
@@ -168,7 +167,7 @@ class Supply:
     ) -> tuple[bytes, rim.VerifiedRim] | None:
         """Reference values, cached or fetched; None if there are none that verify."""
         path = self._directory / f"{each.name}.xml"
-        data = _content(path, MAX_RIM)
+        data = cached.content(path, MAX_RIM)
         with contextlib.suppress(UnfitError):
             if data is not None:
                 return data, self._verified(each, data, now, verified)
@@ -180,7 +179,7 @@ class Supply:
         except (PrivmlError, UnfitError) as error:
             log.warning("reference values %s: %s", each.name, error)
             return None
-        _keep(path, data)
+        cached.keep(path, data)
         return data, made
 
     def _verified(self, each: Wanted, data: bytes, now: int, verified: Verified) -> rim.VerifiedRim:
@@ -194,7 +193,7 @@ class Supply:
         """A valid answer for ``certificate``, cached or fetched; None if there is none."""
         name = hashlib.sha256(b"".join(_der(each) for each in (certificate, above[0]))).hexdigest()
         path = self._directory / f"{name}.ocsp"
-        kept = _content(path, MAX_ANSWER)
+        kept = cached.content(path, MAX_ANSWER)
         age: int | None = None
         if kept is not None:
             with contextlib.suppress(UnfitError):
@@ -206,7 +205,7 @@ class Supply:
             if data is not None:
                 _own(ocsp.check(ocsp.load(data), certificate, above, now=now), nonce)
                 session.nonces.add(nonce)
-                _keep(path, data)
+                cached.keep(path, data)
                 return data
         except (PrivmlError, UnfitError) as error:
             log.warning("revocation of %s: %s", certificate.subject.rfc4514_string()[:200], error)
@@ -220,7 +219,7 @@ def kept(directory: Path, *, now: int, roots: tuple[bytes, bytes] | None = None)
     """
     anchors, verified = Anchors(roots).rims(), Verified()
     for path in sorted(directory.glob("*.*"))[:_MAX_FILES]:
-        data = _content(path, MAX_RIM)
+        data = cached.content(path, MAX_RIM)
         try:
             if path.suffix == ".xml" and data is not None:
                 found = rim.read_under(data, anchors, now=now, verified=verified)
@@ -310,20 +309,3 @@ def _asked(
 
 def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
-
-
-def _content(path: Path, limit: int) -> bytes | None:
-    """The content of a file of the cache; None if it cannot be read or is too large."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError:
-        return None
-    return data if len(data) <= limit else None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        log.warning("the collateral cache %s cannot be written: %s", path.parent, error.strerror or error)

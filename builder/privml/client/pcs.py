@@ -136,16 +136,20 @@ def _after_space(text: str, at: int) -> int:
     return at
 
 
-def issuer_chain(header: str, root: bytes) -> str:
-    """A percent-encoded PEM chain in the canonical spelling, with the certificate ``root`` last."""
-    text = urllib.parse.unquote(header)
+def certificates_in(text: str, what: str, form: str = "PEM") -> list[bytes]:
+    """The certificates (DER) in a PEM text in any spelling; ``EvidenceError`` if it has none or anything else."""
     blocks = _PEM.findall(text)
     if not blocks or _PEM.sub("", text).strip():
-        raise EvidenceError("issuer chain: expected percent-encoded PEM certificates and nothing else")
+        raise EvidenceError(f"{what}: expected {form} certificates and nothing else")
     try:
-        found = [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
+        return [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
     except ValueError as error:
-        raise EvidenceError(f"issuer chain: a certificate is not in base64 ({error})") from error
+        raise EvidenceError(f"{what}: a certificate is not in base64 ({error})") from error
+
+
+def issuer_chain(header: str, root: bytes) -> str:
+    """A percent-encoded PEM chain in the canonical spelling, with the certificate ``root`` last."""
+    found = certificates_in(urllib.parse.unquote(header), "issuer chain", "percent-encoded PEM")
     return "".join(ssl.DER_cert_to_PEM_cert(der) for der in sorted(found, key=lambda der: der == root))
 
 

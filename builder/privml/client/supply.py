@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privml.base.errors import HostError, PrivmlError, Refused
 from privml.client import pcs
@@ -22,6 +22,9 @@ from privml.evidence.tdx.claims import TEE
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import Platform
 from privml.verify.policy import Policy
+
+if TYPE_CHECKING:
+    from privml.client import kds
 
 log = logging.getLogger("privml")
 
@@ -47,7 +50,7 @@ class Supply:
     First the nine fields that the caller has ``given``, then the cache, then the service ``where`` (None: none). The
     document's own, which the guest's host chose, is the last choice. Intel is not asked about a simulated platform.
     ``device_roots`` are those of allowed simulated devices; ``fetch_devices`` allows to ask NVIDIA's services, or
-    those in the environment.
+    those in the environment, and ``fetch_reports`` AMD's.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Supply:
         simulated_root: bytes | None = None,
         device_roots: tuple[bytes, bytes] | None = None,
         fetch_devices: bool = False,
+        fetch_reports: bool = False,
         cache: Cache | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -65,6 +69,9 @@ class Supply:
         self._given = given
         self._device_roots = device_roots
         self._fetch_devices = fetch_devices
+        self._fetch_reports = fetch_reports
+        self._simulated_root = simulated_root
+        self._kds: kds.Supply | None = None
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
         self._clock = clock or time.time
@@ -89,11 +96,12 @@ class Supply:
         return devices
 
     def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
-        """The nine fields; None to use the document's own. ``HostError`` if the service was needed and failed."""
+        """The fields of the TEE's collateral; None to use the document's own. ``HostError`` if Intel's was needed and
+        could not be fetched."""
         self._last.own, self._last.found = document.collateral, {}
         found = self._of_quote(tee, document)
         if found is not None:
-            self._last.found[TEE] = found
+            self._last.found[tee] = found
         return found
 
     @property
@@ -103,9 +111,25 @@ class Supply:
         return {**(last.own or {}), **last.found} if last.found else None
 
     def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
-        if tee != TEE:
-            return None
-        return self.for_quote(document.evidence, own=TEE in (document.collateral or {}))
+        if tee == TEE:
+            return self.for_quote(document.evidence, own=TEE in (document.collateral or {}))
+        return self._of_report(document) if tee == "snp" else None
+
+    def _of_report(self, document: Document) -> Mapping[str, str] | None:
+        """AMD's certificates and revocation list of a report (`client.kds`); None to use the document's own."""
+        if self._given is not None:
+            return self._given
+        from privml.client import kds  # most documents are of TDs
+
+        if self._kds is None:
+            where = kds.service(os.environ.get(kds.SERVICE)) if self._fetch_reports else None
+            self._kds = kds.Supply(
+                where,
+                simulated_root=self._simulated_root,
+                directory=self._cache.directory / "snp",
+                clock=self._clock,
+            )
+        return self._kds(document)
 
     def for_quote(self, quote: bytes, *, own: bool) -> Mapping[str, str] | None:
         """The nine fields for a quote; ``own`` says whether it comes with some. Otherwise as in `of_quote`."""
@@ -175,4 +199,5 @@ def supply(service: str | None, *, offline: bool, policy: Policy, given: Mapping
         simulated_root=policy.allow_simulated,
         device_roots=policy.nvidia.allow_simulated,
         fetch_devices=not offline,
+        fetch_reports=not offline,
     )

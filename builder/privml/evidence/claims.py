@@ -1,6 +1,7 @@
 """Records common to all TEEs: the claims of evidence, and the result of checking its signature.
 
-``evidence/tdx/`` creates them from quotes; `evidence.tees` selects the TEE's reader; `verify` judges them.
+``evidence/tdx/`` creates them from quotes, ``evidence/snp/`` from reports; `evidence.tees` selects the TEE's reader;
+`verify` judges them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ class Claims:
     report_data: bytes
     fields: Mapping[str, bytes]
     evidence_sha256: str
+
+
+@dataclass(frozen=True)
+class Validity:
+    """From when to when (Unix seconds) one part of the collateral is valid; ``name`` says which."""
+
+    name: str
+    issued: int
+    expires: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
 from privml.evidence.nvidia import collateral as nvidia_collateral
 from privml.evidence.sections import FORMAT, MAX_SECTION, Device, Devices
-from privml.evidence.tdx import collateral
+from privml.evidence.snp import collateral as snp_collateral
+from privml.evidence.tdx import collateral as tdx_collateral
 
 MAX_DOCUMENT = 16 * 1024 * 1024
 MAX_EVENTLOG = 1024 * 1024
@@ -62,8 +63,8 @@ class Document:
     ``bootlog`` (CCEL or TPM log; may be empty) and ``evidence`` (a quote or report, by the header's TEE) are raw
     bytes; ``nonce`` has 32 bytes; ``path`` goes from the nonce's leaf up. ``certificates`` are those of an SNP
     report, none on TDX, whose quotes hold their own. ``device_evidence`` has the GPUs, then the switches.
-    ``collateral`` is untrusted, by kind: for ``tdx`` the nine fields of `evidence.tdx.collateral`, for ``nvidia`` the
-    two lists of `evidence.nvidia.collateral`; or None.
+    ``collateral`` is untrusted, by kind: for ``tdx`` the nine fields of `evidence.tdx.collateral`, for ``snp`` those
+    of `evidence.snp.collateral`, for ``nvidia`` the two lists of `evidence.nvidia.collateral`; or None.
     """
 
     header: bytes
@@ -155,7 +156,8 @@ def device_evidence(fields: Fields) -> tuple[DeviceEvidence, ...]:
 
 
 _COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, Any]]] = {
-    "tdx": collateral.decode,
+    "tdx": tdx_collateral.decode,
+    "snp": snp_collateral.decode,
     "nvidia": nvidia_collateral.decode,
 }
 """Kinds of collateral in a document, with their readers."""

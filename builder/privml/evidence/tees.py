@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.evidence.claims import Checked, Claims
 from privml.evidence.document import Document
+from privml.evidence.snp import claims as snp
+from privml.evidence.snp import collateral as snp_collateral
 from privml.evidence.tdx import claims as tdx
+from privml.evidence.tdx import collateral as tdx_collateral
 
 SignatureCheck = Callable[[Document, Mapping[str, str] | None, int, bytes | None], Checked]
 """(document, collateral, now, the root of an allowed simulation or None) -> facts, or why there are none."""
@@ -31,7 +34,27 @@ def _check_tdx(
     return signature.check(document.evidence, collateral, now=now, simulated_root=simulated_root)
 
 
-KINDS: Mapping[str, EvidenceKind] = {tdx.TEE: EvidenceKind(tdx.read, _check_tdx)}
+def _check_snp(
+    document: Document, collateral: Mapping[str, str] | None, now: int, simulated_root: bytes | None
+) -> Checked:
+    from privml.evidence.snp import signature
+
+    return signature.check(
+        document.evidence, document.certificates, collateral, now=now, simulated_root=simulated_root
+    )
+
+
+KINDS: Mapping[str, EvidenceKind] = {
+    tdx.TEE: EvidenceKind(tdx.read, _check_tdx),
+    snp.TEE: EvidenceKind(snp.read, _check_snp),
+}
+
+
+def read_collateral(value: object, what: str) -> dict[str, str]:
+    """The fields of one TEE's collateral in a file: the QVL's nine for a quote, or those of a report."""
+    if isinstance(value, dict) and value.keys() & set(snp_collateral.FIELDS):
+        return snp_collateral.decode(value, what)
+    return tdx_collateral.decode(value, what)
 
 
 def kind_of(tee: str) -> EvidenceKind:

@@ -12,7 +12,8 @@ from privml.base.errors import HostError, printable
 from privml.base.strictjson import canonical
 from privml.evidence import capture
 from privml.evidence.capture import Capture
-from privml.evidence.tdx.kernel import KernelFiles, TdxTee
+from privml.evidence.tdx.kernel import TdxTee
+from privml.evidence.tsm import KernelFiles
 
 _LIMIT = 8 * 1024 * 1024
 _PCI = Path("sys/bus/pci/devices")

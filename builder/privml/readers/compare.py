@@ -12,7 +12,7 @@ from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
 from privml.readers.changes import EventChange, Item, changes, nearest, one_change, other_digests, unproven
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
-from privml.statement.launch import MeasuredLaunch, TdMachine
+from privml.statement.launch import Machine, MeasuredLaunch
 
 FIRMWARE_REGISTERS = RTMRS[:3]
 """The registers that a firmware's log accounts for; RTMR3 belongs to the software in the TD."""
@@ -84,7 +84,7 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
         yield Pair("event logs", tuple(changes(*_shared(left.log, right.log), RTMRS)))
 
 
-def _key(shape: MeasuredLaunch) -> tuple[str, str, TdMachine]:
+def _key(shape: MeasuredLaunch) -> tuple[str, str, Machine]:
     return shape.tee, shape.platform, shape.machine
 
 

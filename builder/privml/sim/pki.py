@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
 from privml.evidence.tdx.quote import CERT_PEM_CHAIN
+from privml.sim.der import entry, integer, tlv
 from privml.sim.quote import TEE_TCB_SVN, private_key, public_point, sign
 
 NOT_BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -182,26 +183,26 @@ def sgx_extension(flags: tuple[bool, bool, bool] | None = None, instance: bytes 
 
     A platform CA's certificates also have a platform instance ID and a configuration of three flags.
     """
-    components = [_entry(f"{_SGX}.2.{index + 1}", _integer(svn)) for index, svn in enumerate(CPU_SVN)]
-    components.append(_entry(f"{_SGX}.2.17", _integer(PCE_SVN)))
-    components.append(_entry(f"{_SGX}.2.18", _tlv(0x04, CPU_SVN)))
-    return _tlv(
+    components = [entry(f"{_SGX}.2.{index + 1}", integer(svn)) for index, svn in enumerate(CPU_SVN)]
+    components.append(entry(f"{_SGX}.2.17", integer(PCE_SVN)))
+    components.append(entry(f"{_SGX}.2.18", tlv(0x04, CPU_SVN)))
+    return tlv(
         0x30,
-        _entry(f"{_SGX}.1", _tlv(0x04, PPID))
-        + _entry(f"{_SGX}.2", _tlv(0x30, b"".join(components)))
-        + _entry(f"{_SGX}.3", _tlv(0x04, bytes(2)))
-        + _entry(f"{_SGX}.4", _tlv(0x04, FMSPC))
-        + _entry(f"{_SGX}.5", _tlv(0x0A, b"\0"))
-        + (_entry(f"{_SGX}.6", _tlv(0x04, instance)) if instance is not None else b"")
+        entry(f"{_SGX}.1", tlv(0x04, PPID))
+        + entry(f"{_SGX}.2", tlv(0x30, b"".join(components)))
+        + entry(f"{_SGX}.3", tlv(0x04, bytes(2)))
+        + entry(f"{_SGX}.4", tlv(0x04, FMSPC))
+        + entry(f"{_SGX}.5", tlv(0x0A, b"\0"))
+        + (entry(f"{_SGX}.6", tlv(0x04, instance)) if instance is not None else b"")
         + (_configuration(flags) if flags is not None else b""),
     )
 
 
 def _configuration(flags: tuple[bool, bool, bool]) -> bytes:
     entries = [
-        _entry(f"{_SGX}.7.{number}", _tlv(0x01, b"\xff" if flag else b"\0")) for number, flag in enumerate(flags, 1)
+        entry(f"{_SGX}.7.{number}", tlv(0x01, b"\xff" if flag else b"\0")) for number, flag in enumerate(flags, 1)
     ]
-    return _entry(f"{_SGX}.7", _tlv(0x30, b"".join(entries)))
+    return entry(f"{_SGX}.7", tlv(0x30, b"".join(entries)))
 
 
 def _name(what: str) -> x509.Name:
@@ -286,33 +287,6 @@ def _compact(value: dict[str, object]) -> str:
 
 def _date(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes([tag, size]) + content
-    length = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes([tag, 0x80 | len(length)]) + length + content
-
-
-def _integer(value: int) -> bytes:
-    return _tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1))
-
-
-def _oid(dotted: str) -> bytes:
-    first, second, *rest = (int(arc) for arc in dotted.split("."))
-    content = bytes([first * 40 + second])
-    for arc in rest:
-        digits = [arc & 0x7F]
-        while arc := arc >> 7:
-            digits.append(0x80 | arc & 0x7F)
-        content += bytes(reversed(digits))
-    return _tlv(0x06, content)
-
-
-def _entry(oid: str, value: bytes) -> bytes:
-    return _tlv(0x30, _oid(oid) + value)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from privml.base.errors import EvidenceError
 from privml.base.sizes import MAX_VCPUS
 from privml.base.strictjson import Fields
 from privml.events.event import Event, Evidence
-from privml.events.registers import DIGEST_SIZE, EXTENDED, REGISTERS, RTMR3, ZERO
+from privml.events.registers import DIGEST_SIZE, EXTENDED, LAUNCH, REGISTERS, RTMR3, ZERO
 from privml.events.replay import replay_digests
 
 MAX_EVENTS = 4096
@@ -71,16 +71,68 @@ class TdMachine:
         return machine
 
 
+BOUND, HASHED, OPEN = "bound", "hashed", "open"
+BOOTS = (BOUND, HASHED, OPEN)
+"""What the launch digest of an SNP guest binds: firmware that can start nothing but the kernel whose hash is
+measured; firmware that checks that hash but can also start other programs; or no hash at all."""
+VMMS = ("qemu", "ec2", "gce")
+"""VMMs that start SNP guests, each with its own save areas (`measure.snp.vmsa`)."""
+
+
+@dataclass(frozen=True)
+class SnpMachine:
+    """The measured machine of an SNP guest: its processors, and how firmware and kernel are started.
+
+    ``cpu_signature`` is the processors' CPUID signature, ``sev_features`` their SEV_FEATURES, ``boot`` one of
+    `BOOTS`. Memory is not measured.
+    """
+
+    vcpus: int
+    vmm: str
+    cpu_signature: int
+    sev_features: int
+    boot: str
+
+    def __str__(self) -> str:
+        return f"{self.vcpus} vcpus, CPU 0x{self.cpu_signature:x}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"vcpus": n, "vmm": s, "cpu_signature": n, "sev_features": n, "boot": s}``."""
+        return {
+            "vcpus": self.vcpus,
+            "vmm": self.vmm,
+            "cpu_signature": self.cpu_signature,
+            "sev_features": self.sev_features,
+            "boot": self.boot,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> SnpMachine:
+        """The inverse of ``to_dict``."""
+        machine = cls(
+            vcpus=fields.integer("vcpus", low=1, high=MAX_VCPUS),
+            vmm=fields.text("vmm", one_of=VMMS),
+            cpu_signature=fields.integer("cpu_signature", low=1, high=0xFFFFFFFF),
+            sev_features=fields.integer("sev_features", low=1),
+            boot=fields.text("boot", one_of=BOOTS),
+        )
+        fields.end()
+        return machine
+
+
+Machine = TdMachine | SnpMachine
+
+
 @dataclass(frozen=True)
 class Layout:
     """Description of a TEE's launches: the machine record, and the register that the guest itself extends
     (None where it has none)."""
 
-    machine: type[TdMachine]
+    machine: type[TdMachine] | type[SnpMachine]
     runtime: str | None
 
 
-LAYOUTS: Mapping[str, Layout] = {"tdx": Layout(TdMachine, RTMR3)}
+LAYOUTS: Mapping[str, Layout] = {"tdx": Layout(TdMachine, RTMR3), "snp": Layout(SnpMachine, None)}
 """One row per TEE whose launches can be predicted."""
 
 
@@ -94,7 +146,7 @@ class MeasuredLaunch:
 
     tee: str
     platform: str
-    machine: TdMachine
+    machine: Machine
     registers: Mapping[str, RegisterValue]
     events: tuple[Event, ...] = ()
 
@@ -192,7 +244,10 @@ def _check(launch: MeasuredLaunch, path: str) -> None:
     for register in launch.registers:
         predicted = launch.of(register)
         accepted = launch.accepted(register)
-        if register not in EXTENDED or not predicted or not accepted:
+        if register not in (*EXTENDED, LAUNCH) or not predicted or not accepted:
             continue
-        if replay_digests(event.digest for event in predicted) not in accepted:
+        # An event of a launch digest has the digest after its pages.
+        of_launch = register == LAUNCH
+        found = predicted[-1].digest if of_launch else replay_digests(event.digest for event in predicted)
+        if found not in accepted:
             raise EvidenceError(f"{path}: the events of {register.upper()} do not replay to its value")

@@ -12,6 +12,8 @@ from privml.verify.policy import Policy
 
 _DO_NOT_SEND = "Do not send."
 _UPDATE = "The operator must update the machine."
+_FIRMWARE = "The operator must update the SNP firmware."
+_ZERO_BLOCK = "The operator must start the guest without it, or name the value in your policy if you know it."
 _ZERO_FIELD = "The operator must start the TD without it, or name the value in your policy if you know it."
 
 ADVICE: Mapping[str, str] = {
@@ -22,7 +24,7 @@ ADVICE: Mapping[str, str] = {
         "another platform, somebody could make collateral that calls an outdated platform UpToDate."
     ),
     "collateral-encoding": "Convert the field to lower case, or fetch the collateral again.",
-    "collateral-missing": "Fetch Intel's collateral (`collateral fetch`), or give it with `--collateral`.",
+    "collateral-missing": "Fetch the vendor's collateral (`collateral fetch`), or give it with `--collateral`.",
     "collateral-platform": "Fetch the collateral for this platform's FMSPC.",
     "collateral-expired": "Check your clock, and fetch the collateral again.",
     "collateral-future": "Check your clock.",
@@ -50,6 +52,45 @@ ADVICE: Mapping[str, str] = {
     "mrownerconfig": _ZERO_FIELD,
     "mrservicetd": _DO_NOT_SEND,
     "mrservicetd-unknown": "The operator needs a quoting service that sends version 5 quotes.",
+    "report-signature": _DO_NOT_SEND,
+    "snp-chain": "Fetch AMD's certificates for this chip and give them unchanged. Otherwise do not send.",
+    "report-certificate": "Fetch the certificate for this chip and its reported TCB version again.",
+    "revocation-list": "Fetch the revocation list of the report's product again.",
+    "revocation-missing": "Fetch AMD's revocation list, or give it with `--collateral`.",
+    "report-version": _FIRMWARE,
+    "signing-key": "Ask the operator whether the cloud uses a key of its own (VLEK), and name it if you accept that.",
+    "product": "Use a machine with a processor that your policy names.",
+    "fleet": "Use a machine of a provider that is in your policy's list.",
+    "chip": "Use a machine that is in your policy's list.",
+    "reported-tcb": (
+        "Read AMD's security bulletins for the lowest version without a known vulnerability, and name it in your "
+        "policy. Below it, the operator must update the firmware and start the guest again."
+    ),
+    "snp-firmware": _FIRMWARE,
+    "platform-info": "The operator must change the BIOS settings, or update the firmware.",
+    "mitigations": _FIRMWARE,
+    "snp-policy": "The operator must start the guest with another policy, without debug or a migration agent.",
+    "snp-abi": "The operator must start the guest with a policy that demands this ABI version.",
+    "vmpl": "Do not send, unless you know the software above the guest and your policy names its level.",
+    "host-data": _ZERO_BLOCK,
+    "id-key": _ZERO_BLOCK,
+    "author-key": _ZERO_BLOCK,
+    "family-id": _ZERO_BLOCK,
+    "image-id": _ZERO_BLOCK,
+    "guest-svn": _ZERO_BLOCK,
+    "migration-agent": _DO_NOT_SEND,
+    "launch": (
+        "The operator must use your firmware and `uki.efi`, byte for byte, and a number and model of processors that "
+        "the image was measured for."
+    ),
+    "snp-boot-unbound": (
+        "Use an image with firmware that starts nothing but the measured kernel. Otherwise do not send: the host can "
+        "have the firmware start another program under the same launch digest."
+    ),
+    "acpi-unmeasured": (
+        "Read the threat model. Name it in your policy if you accept that the host's ACPI code runs in the guest's "
+        "kernel; otherwise do not send."
+    ),
     "shapes": "Run `measure` again.",
     "unpinned": "Use the production image.",
     "runtime-unused": "Build the image with a kernel of version 6.16 or later.",

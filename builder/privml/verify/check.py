@@ -22,7 +22,7 @@ from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import channelkey, denied, nvidia, publication, receipts, releasekey, tdx
+from privml.verify import channelkey, denied, nvidia, publication, receipts, releasekey, snp, tdx
 from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -31,7 +31,7 @@ from privml.verify.publication import DemonstrationCase
 from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Binding, Outcome, Refusal, Verdict
 
-RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
+RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES, "snp": snp.RULES}
 """One record per TEE; `Policy` has a field of the same name."""
 
 
@@ -88,7 +88,7 @@ class Case:
     def evidence(self) -> TeeCase[Any]:
         """The input of the TEE's own checks, with that TEE's policy."""
         claims = self.facts.claims
-        return TeeCase(claims, self.signature, getattr(self.policy, claims.tee))
+        return TeeCase(claims, self.signature, getattr(self.policy, claims.tee), self.launch)
 
     @property
     def agent_events(self) -> tuple[AgentEvent, ...] | None:
@@ -176,8 +176,8 @@ def _relaxed(case: Case, refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
 
 @refuses(
     {
-        "simulated": "the quote comes from a simulation, and no simulated root was allowed",
-        "root": "the chain ends in a root that is neither Intel's nor the allowed simulation's",
+        "simulated": "the evidence comes from a simulation, and no simulated root was allowed",
+        "root": "the chain ends in a root that is neither the vendor's nor the allowed simulation's",
     }
 )
 def origin(case: Case) -> Iterator[Refusal]:
@@ -257,7 +257,7 @@ def agent_log(case: Case) -> Iterator[Refusal]:
 @refuses(
     {
         "nonce": "the document is for a different nonce",
-        "report-data": "the quote's report data does not match the document's sections and nonce",
+        "report-data": "the evidence's report data does not match the document's sections and nonce",
         "tls-key": "the connection's key is not the attested one",
     }
 )
@@ -412,7 +412,8 @@ def _notes(case: Case) -> Iterator[str]:
 def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:
     codes: dict[str, str] = {}
     for check in checks:
-        twice = codes.keys() & check.codes.keys()
+        # Two TEEs may share a code, if it means the same.
+        twice = [code for code, meaning in check.codes.items() if codes.get(code, meaning) != meaning]
         if twice:
             raise ValueError(f"refusal code `{min(twice)}` is used by two checks")
         codes.update(check.codes)

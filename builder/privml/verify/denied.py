@@ -33,6 +33,15 @@ EVIDENCE: Mapping[str, str] = {
     "dd0ace24d1b9ae085daddab9268e3566a6f2bdfc560d10a1a8a89734da596ef9": (
         "google/go-tdx-guest testing/testdata/tdx_prod_quote_SPR_E4.dat"
     ),
+    "15214a8104869e4a8c60326874e82507ac43e875b7f2e5c0aae6eb1b7722faa7": (
+        "virtee/sev tests/certs_data/report_milan.hex"
+    ),
+    "1311d63bb0ba91d414608c364f68695e2ca8a855f9fc7477809d2b225ec2bd7c": (
+        "confidential-containers/trustee deps/verifier/test_data/snp/test-vlek-report.bin"
+    ),
+    "ece353f7d6713c7d5e5a5ff3e050c80302afffb0815fda364bfede8299d1d437": (
+        "confidential-containers/trustee deps/verifier/test_data/az-snp-vtpm/hcl-report.bin"
+    ),
 }
 """Public quotes and reports by their `fingerprint`: the repository and path where each is published."""
 

@@ -13,6 +13,7 @@ from privml.verify import policyfield
 from privml.verify.nvidia import NvidiaPolicy
 from privml.verify.policyfield import section, setting, switch, texts
 from privml.verify.publication import PublicationPolicy
+from privml.verify.snp import SnpPolicy
 from privml.verify.tdx import TdxPolicy
 
 
@@ -43,6 +44,7 @@ class Policy:
         relaxes={"runtime-unused"},
     )
     tdx: TdxPolicy = section(TdxPolicy(), "Intel TDX: the platform, its TDX module, and the TD.")
+    snp: SnpPolicy = section(SnpPolicy(), "AMD SEV-SNP: the processor, its firmware, and the guest.")
     nvidia: NvidiaPolicy = section(NvidiaPolicy(), "NVIDIA GPUs and NVSwitches.")
     published: PublicationPolicy = section(PublicationPolicy(), "Published versions (`--trust`).")
 

@@ -10,10 +10,22 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from privml.evidence.claims import Checked, Claims
+from privml.statement.launch import MeasuredLaunch
 from privml.verify.verdict import Refusal
 
 Subject = TypeVar("Subject")
 TeePolicy = TypeVar("TeePolicy")
+
+COLLATERAL_CODES: Mapping[str, str] = {
+    "collateral-missing": "there is no collateral to check the signature with",
+    "collateral-expired": "a part of the collateral has expired",
+    "collateral-future": "a part of the collateral is from the future",
+    "revoked": "a certificate or the platform's TCB level is revoked",
+}
+COLLATERAL_AGE: Mapping[str, str] = {
+    "collateral-age": "a part of the collateral was issued longer ago than the policy allows"
+}
+"""Refusal codes that mean the same for every TEE."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +54,15 @@ def refuses(codes: Mapping[str, str]) -> Callable[[Callable[[Subject], Iterator[
 
 @dataclass(frozen=True)
 class TeeCase(Generic[TeePolicy]):
-    """The input of a TEE's own checks: claims, result of the signature check, and that TEE's policy."""
+    """The input of a TEE's own checks: claims, result of the signature check, and that TEE's policy.
+
+    ``launch`` is the predicted one that is compared; None if there is none, as for bare evidence.
+    """
 
     claims: Claims
     signature: Checked
     policy: TeePolicy
+    launch: MeasuredLaunch | None = None
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3
-from privml.evidence.claims import SignatureFailure
-from privml.evidence.tdx.claims import QuoteFacts, TcbLevel, Validity
+from privml.evidence.claims import SignatureFailure, Validity
+from privml.evidence.tdx.claims import QuoteFacts, TcbLevel
 from privml.evidence.tdx.quote import INTEL_QE_VENDOR
 from privml.verify import policyfield
 from privml.verify.policyfield import hex_list, hexadecimal, number, restricted, setting, switch, text, texts
-from privml.verify.rules import TeeCase, TeeRules, any_of, refuses
+from privml.verify.rules import COLLATERAL_AGE, COLLATERAL_CODES, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Refusal
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
@@ -179,11 +179,8 @@ class TdxPolicy:
         "pck-chain": "the certificates in the quote are not exactly a PCK, its PCK CA and the root",
         "collateral-role": "the collateral is not signed by exactly the certificates with that role",
         "collateral-encoding": "a signature or revocation list in the collateral is not in lower-case hex",
-        "collateral-missing": "there is no collateral to check the signature with",
         "collateral-platform": "the collateral is for another kind of platform",
-        "collateral-expired": "a part of the collateral has expired",
-        "collateral-future": "a part of the collateral is from the future",
-        "revoked": "a certificate or the platform's TCB level is revoked",
+        **COLLATERAL_CODES,
     }
 )
 def signature(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
@@ -204,7 +201,7 @@ def signature(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
         "tcb-date": "a TCB level is older than the policy allows",
         "tee-tcb-svn": "a version number of the TDX module is lower than the policy allows",
         "tcb-evaluation-number": "the collateral is older than the policy allows",
-        "collateral-age": "a part of the collateral was issued longer ago than the policy allows",
+        **COLLATERAL_AGE,
         "advisory": "a rejected security advisory applies to the platform",
         "platform": "the machine is not in the policy's list",
         "platform-instance": "the machine's platform instance ID is not in the policy's list",

@@ -1,4 +1,4 @@
 """Evidence of AMD SEV-SNP guests: reports, and the certificates of the keys that sign them.
 
-Pure. `measure FILE` describes a report with it; nothing accepts one yet.
+`measure FILE` describes a report with it, and `verify.snp` judges one.
 """

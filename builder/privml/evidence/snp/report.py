@@ -160,6 +160,11 @@ def parse(data: bytes) -> Report:
     )
 
 
+def is_report(data: bytes) -> bool:
+    """True if ``data`` has the size and a version of a report."""
+    return len(data) == SIZE and int.from_bytes(data[:4], "little") in VERSIONS
+
+
 @dataclass(frozen=True)
 class _Fields:
     data: bytes

@@ -18,13 +18,15 @@ SIZE = 8
 class Product:
     """A generation: its name in certificates, where each part of a TCB version is, and the size of a chip's id.
 
-    ``models`` are (family, first model, last model) of the processors.
+    ``models`` are (family, first model, last model) of the processors. ``root_sha256`` (hex) is the digest of the DER
+    of AMD's root certificate (ARK) for it.
     """
 
     name: str
     parts: Mapping[str, int]
     chip_id: int
     models: tuple[tuple[int, int, int], ...]
+    root_sha256: str
 
     def tcb(self, data: bytes, what: str = "TCB version") -> dict[str, int]:
         """The parts of a TCB version (8 bytes); ``EvidenceError`` when a byte that is no part is not zero."""
@@ -37,9 +39,27 @@ class Product:
 
 
 _FIRST = {"bl": 0, "tee": 1, "snp": 6, "ucode": 7}
-MILAN = Product("Milan", _FIRST, 64, ((0x19, 0x00, 0x0F),))
-GENOA = Product("Genoa", _FIRST, 64, ((0x19, 0x10, 0x1F), (0x19, 0xA0, 0xAF)))
-TURIN = Product("Turin", {"fmc": 0, "bl": 1, "tee": 2, "snp": 3, "ucode": 7}, 8, ((0x1A, 0x00, 0x11),))
+MILAN = Product(
+    name="Milan",
+    parts=_FIRST,
+    chip_id=64,
+    models=((0x19, 0x00, 0x0F),),
+    root_sha256="69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+)
+GENOA = Product(
+    name="Genoa",
+    parts=_FIRST,
+    chip_id=64,
+    models=((0x19, 0x10, 0x1F), (0x19, 0xA0, 0xAF)),
+    root_sha256="4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+)
+TURIN = Product(
+    name="Turin",
+    parts={"fmc": 0, "bl": 1, "tee": 2, "snp": 3, "ucode": 7},
+    chip_id=8,
+    models=((0x1A, 0x00, 0x11),),
+    root_sha256="1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
+)
 PRODUCTS = {product.name: product for product in (MILAN, GENOA, TURIN)}
 """Every product whose reports can be read, by its name in certificates."""
 
@@ -50,3 +70,8 @@ def product_of(family: int, model: int) -> Product:
         if any(of == family and first <= model <= last for of, first, last in product.models):
             return product
     raise EvidenceError(f"report: processor family 0x{family:x}, model 0x{model:x} is not known")
+
+
+def words(parts: Mapping[str, int]) -> str:
+    """The parts of a TCB version as text: ``bl 4, tee 0, snp 24, ucode 217``."""
+    return ", ".join(f"{name} {value}" for name, value in parts.items())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
 from privml.events.registers import MRTD, RTMRS
-from privml.evidence.claims import Claims, SignatureFacts
+from privml.evidence.claims import Claims, SignatureFacts, Validity
 from privml.evidence.tdx import quote
 
 TEE = "tdx"
@@ -28,15 +28,6 @@ class TcbLevel:
     status: str
     date: str
     advisory_ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Validity:
-    """From when to when (Unix seconds) one part of the collateral is valid; ``name`` is its field."""
-
-    name: str
-    issued: int
-    expires: int
 
 
 @dataclass(frozen=True, kw_only=True)

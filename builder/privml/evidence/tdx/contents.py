@@ -20,8 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import loads
+from privml.evidence.claims import Validity
 from privml.evidence.tdx import chain, tcbinfo
-from privml.evidence.tdx.claims import Validity
 from privml.evidence.tdx.platform import Platform, pck_ca
 
 TCB_INFO = "TCB info"

@@ -25,11 +25,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.errors import EvidenceError
-from privml.evidence.claims import SignatureFailure
+from privml.evidence.claims import SignatureFailure, Validity
 from privml.evidence.tdx import chain, tcbinfo
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote as quotes
-from privml.evidence.tdx.claims import QuoteFacts, Validity
+from privml.evidence.tdx.claims import QuoteFacts
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"

@@ -22,7 +22,8 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import loads
-from privml.evidence.tdx.claims import TcbLevel, Validity
+from privml.evidence.claims import Validity
+from privml.evidence.tdx.claims import TcbLevel
 
 MAX_LEVELS = 256
 COMPONENTS = 16
