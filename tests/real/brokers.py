@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.real.conftest import ROOT, privml, succeeded
 
+from privml.recipe.loader import shipped
+
 NAME = "demo-keys"
 MODEL = "model/smollm2"
 LATER = "2099-01-01T00:00:00Z"
@@ -117,27 +119,65 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-def encrypted_image(folder: Path, out: Path, *owners: Owner) -> Path:
-    """Build ``out``: the demo's image with volumes that the owners' brokers hold the keys of."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    recipe = yaml.safe_load((ROOT / "recipes/demo-cpu.yaml").read_text())
-    recipe |= yaml.safe_load((ROOT / "recipes/demo-cpu-dev.yaml").read_text())
-    del recipe["extends"]
-    recipe["description"] = "The demo's image with encrypted volumes."
-    (model,) = recipe["inference"]["models"]
-    brokers = {}
-    for owner in owners:
-        brokers[owner.name] = {"ed25519": owner.begin()}
-        encrypt = {"broker": owner.name, "resource": owner.resource}
-        if owner.resource == MODEL:
-            model["encrypt"] = encrypt
-    recipe["keys"] = {"brokers": brokers}
+PLATFORM = "two-owners"
+# Answers every request with the corpus.
+PROGRAM = """
+import http.server, os, socketserver
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open("/run/privml-data/corpus/claims.txt", "rb") as file:
+            text = file.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    def get_request(self):
+        return super().get_request()[0], ("client", 0)
+
+Server(os.environ["SOCKET"], Handler).serve_forever()
+"""
+RUN = ["/usr/bin/python3", "-c", f"exec(bytes.fromhex('{PROGRAM.encode().hex()}'))"]
+CLAIMS = b"Claim 1: the roof leaked.\n"
+
+
+def encrypted_image(folder: Path, out: Path, weights: Owner, data: Owner | None = None) -> Path:
+    """Build ``out``: the demo's image whose model is encrypted, and perhaps a corpus of somebody else, too."""
+    shutil.copytree(shipped(), folder)
+    brokers = {weights.name: {"ed25519": weights.begin()}}
+    recipe: dict[str, Any] = {
+        "extends": "./demo-cpu.yaml",
+        "description": "The demo's image with encrypted volumes.",
+        "variant": "development",
+        "firmware": {"tdx": {"package": "ovmf-generic"}},
+        "platforms": ["qemu-11-q35-tpm"],
+        "inference": yaml.safe_load((folder / "demo-cpu.yaml").read_text())["inference"],
+        "keys": {"brokers": brokers},
+    }
+    recipe["inference"]["models"][0]["encrypt"] = {"broker": weights.name, "resource": weights.resource}
+    if data is not None:
+        brokers[data.name] = {"ed25519": data.begin()}
+        (folder / "corpus").mkdir()
+        (folder / "corpus/claims.txt").write_bytes(CLAIMS)
+        encrypt = {"broker": data.name, "resource": data.resource}
+        recipe["data"] = [{"name": "corpus", "source": "file:corpus/", "encrypt": encrypt}]
+        recipe["services"] = {"claims": {"run": RUN, "memory": "64MiB"}}
+        platform = (folder / "platforms/qemu-11-q35-tpm.yaml").read_text()
+        platform = platform.replace("name: qemu-11-q35-tpm", f"name: {PLATFORM}")
+        platform = platform.replace("devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n')
+        (folder / f"platforms/{PLATFORM}.yaml").write_text(platform)
+        recipe["platforms"] = [PLATFORM]
     written = folder / f"{NAME}.yaml"
     written.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    shutil.copy(ROOT / "recipes/demo-cpu-dev.lock.json", folder / f"{NAME}.lock.json")
-    succeeded(privml("lock", "--no-fetch", "--allow-expired", str(written)))
-    keys = [word for owner in owners for word in ("--key", str(owner.key))]
+    # The same packages as in demo-cpu-dev: no archive is asked.
+    shutil.copy(folder / "demo-cpu-dev.lock.json", folder / f"{NAME}.lock.json")
+    succeeded(privml("lock", str(written)))
+    keys = [word for owner in (weights, data) if owner is not None for word in ("--key", str(owner.key))]
     succeeded(privml("image", str(written), "-o", str(out), *keys))
     return out
 

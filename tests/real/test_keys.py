@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.real.brokers import MODEL, NAME, Owner, delivered, encrypted_image
+from tests.real.brokers import CLAIMS, MODEL, Owner, delivered, encrypted_image
 from tests.real.conftest import ROOT, privml, succeeded
 from tests.real.levers import append, pulled
 
 from privml.base.errors import HostError
 from privml.base.strictjson import unb64
 from privml.channel.release import Request
-from privml.image.target import recipes_directory, resolve
+from privml.image.target import resolve
 from privml.image.tools import ToolsTree
 from privml.vm.ask import await_ready, complete, fetch, request
 from privml.vm.launch import launch_of
@@ -43,23 +43,24 @@ def owner() -> Owner:
 
 
 @pytest.fixture(scope="module")
-def image(owner: Owner) -> Path:
-    """An image whose model is encrypted, and whose guests the owner allows."""
-    out = encrypted_image(ROOT / "out/keys/recipe", ROOT / "out" / NAME, owner)
+def partner(owner: Owner) -> Owner:
+    """Another owner, with a corpus."""
+    return Owner("partner", "data/corpus", owner.folder.parent / "partner")
+
+
+@pytest.fixture(scope="module")
+def image(owner: Owner, partner: Owner) -> Path:
+    """An image with a volume of each owner, whose guests both allow."""
+    out = encrypted_image(ROOT / "out/keys/recipes", ROOT / "out/keys/image", owner, partner)
     owner.allow(1, out)
+    partner.allow(1, out)
     return out
 
 
 @pytest.fixture(scope="module")
 def launch(image: Path) -> Launch:
     target = resolve(str(image))
-    return replace(launch_of(image, target.manifest(), recipes_directory(target)), share_memory=True)
-
-
-@pytest.fixture(scope="module")
-def broker(owner: Owner, image: Path) -> Iterator[str]:
-    with owner.serving(image) as url:
-        yield url
+    return replace(launch_of(image, target.manifest(), ROOT / "out/keys/recipes"), share_memory=True)
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def waiting(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
 
 
 def has(machine: Machine, key: bytes) -> bool:
-    """True if the guest's memory contains one of the two AES keys in ``key``: round keys begin with the key itself."""
+    """True if the guest's memory has one of the two AES keys in ``key``: round keys begin with the key itself."""
     half = len(key) // 2
     with machine.memory.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
         return any(memory.find(part) >= 0 for part in (key[:half], key[half:]))
@@ -106,47 +107,56 @@ def code_of(answer: tuple[int, bytes]) -> str:
     return str(json.loads(answer[1])["error"]["code"])
 
 
-def test_only_the_boot_that_was_judged_can_open_the_volume(
-    tools: ToolsTree, launch: Launch, owner: Owner, broker: str, image: Path
+def test_only_the_boot_that_was_judged_can_open_the_volumes(
+    tools: ToolsTree, launch: Launch, owner: Owner, partner: Owner, image: Path
 ) -> None:
     key = unb64(json.loads(owner.key.read_bytes())["key"])
-    with waiting(tools, launch) as first:
-        assert not has(first, key)
-        status, release = released(first, broker)
-        assert status == 200
-        swapped = json.loads(release)
-        swapped["sealed"] = swapped["sealed"][::-1]
-        assert code_of(request(first, RELEASE, data=json.dumps(swapped).encode(), timeout=60)).startswith("release-")
-        time.sleep(1.2)  # one attempt a second
-        assert code_of(request(first, RELEASE, data=b"{" * 70000, timeout=60))
-    with waiting(tools, launch) as second:
-        # The key of the first boot, carried to the second: the same image, and another release key.
-        answer = request(second, RELEASE, data=release, timeout=60)
-        assert code_of(answer) == "release-other-boot", answer
-        assert code_of(released(second, broker, secrets.token_bytes(32))) == "challenge"
-        assert request(second, "/readyz", timeout=10)[0] == 503
-        assert code_of(request(second, "/.well-known/privml-attestation?nonce=" + "00" * 32, timeout=10))
-        found = delivered(second.port, broker)
-        assert (found["missing"], len(found["released"])) == ([], 1)
-        await_ready(second, READY)
-        assert "Paris" in complete(second, "The capital of France is", 6)
-        assert has(second, key), "the key is not found where dm-crypt has it: the other searches show nothing"
-        assert code_of(request(second, RELEASE, data=release, timeout=10)) == "keys-closed"
-        assert code_of(request(second, WANTED, timeout=10)) == "keys-closed"
-        console = second.console.read_bytes()
-        assert b"stage model: ok" in console and key not in console and key.hex().encode() not in console
-        trust = ("--expect", str(image), "--allow-simulated", str(ROOT / "builder/privml/sim/pki/root.pem"))
-        done = succeeded(privml("verify", f"https://127.0.0.1:{second.port}", *trust, "--json"), 10)
-        assert json.loads(done.stdout)["outcome"] == "accepted-simulated"
+    with owner.serving(image) as broker:
+        with waiting(tools, launch) as first:
+            assert not has(first, key)
+            status, release = released(first, broker)
+            assert status == 200
+            swapped = json.loads(release)
+            swapped["sealed"] = swapped["sealed"][::-1]
+            assert code_of(request(first, RELEASE, data=json.dumps(swapped).encode(), timeout=60)).startswith(
+                "release-"
+            )
+            time.sleep(1.2)  # one attempt a second
+            assert code_of(request(first, RELEASE, data=b"{" * 70000, timeout=60))
+        with waiting(tools, launch) as second:
+            # The key of the first boot, carried to the second: the same image, and another release key.
+            answer = request(second, RELEASE, data=release, timeout=60)
+            assert code_of(answer) == "release-other-boot", answer
+            assert code_of(released(second, broker, secrets.token_bytes(32))) == "challenge"
+            assert request(second, "/readyz", timeout=10)[0] == 503
+            assert code_of(request(second, "/.well-known/privml-attestation?nonce=" + "00" * 32, timeout=10))
+            found = delivered(second.port, broker, code=5)
+            assert (found["missing"][0]["broker"], len(found["released"])) == ("partner", 1), (
+                "one owner is not enough"
+            )
+            assert request(second, "/readyz", timeout=10)[0] == 503
+            with partner.serving(image) as other:
+                assert delivered(second.port, broker, other)["missing"] == []
+            await_ready(second, READY)
+            assert request(second, "/x/claims/", timeout=30) == (200, CLAIMS)
+            assert "Paris" in complete(second, "The capital of France is", 6)
+            assert has(second, key), "the key is not found where dm-crypt has it: the other searches show nothing"
+            assert code_of(request(second, RELEASE, data=release, timeout=10)) == "keys-closed"
+            assert code_of(request(second, WANTED, timeout=10)) == "keys-closed"
+            console = second.console.read_bytes()
+            assert b"stage model: ok" in console and key not in console and key.hex().encode() not in console
+            trust = ("--expect", str(image), "--allow-simulated", str(ROOT / "builder/privml/sim/pki/root.pem"))
+            done = succeeded(privml("verify", f"https://127.0.0.1:{second.port}", *trust, "--json"), 10)
+            assert json.loads(done.stdout)["outcome"] == "accepted-simulated"
     kinds = [entry["kind"] for entry in owner.log()]
     assert kinds.count("release") == 2
 
 
-def test_another_image_gets_nothing(tools: ToolsTree, launch: Launch, owner: Owner, broker: str, image: Path) -> None:
+def test_another_image_gets_nothing(tools: ToolsTree, launch: Launch, owner: Owner, image: Path) -> None:
     key = unb64(json.loads(owner.key.read_bytes())["key"])
     before = len(owner.log())
     other = pulled(launch, append(f"{resolve(str(image)).manifest().cmdline} audit=0"))
-    with waiting(tools, other) as machine:
+    with owner.serving(image) as broker, waiting(tools, other) as machine:
         found = delivered(machine.port, broker, code=8)
         codes = {refusal["code"] for each in found["brokers"] for refusal in each["refusals"]}
         assert "rtmr2" in codes and found["released"] == []
