@@ -1,6 +1,7 @@
 """The demo: an unmodified OpenAI client through `proxy`; the honest image is accepted, three tampered ones are not.
 
-A TLS terminator in front of the honest one reads nothing of a sealed prompt.
+A TLS terminator in front of the honest one reads nothing of a sealed prompt. A broker releases the key of an
+encrypted model to the honest image, and not to a tampered one.
 
 Run by `make demo`, and by `make check` as a test. Exit status 0 only if every act ended as required.
 """
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
-from tests.real import tamper, terminator
+from tests.real import demokeys, tamper, terminator
 from tests.real.conftest import privml, succeeded
 from tests.real.levers import append, pulled, swapped
 from tests.real.relay import CountingRelay
@@ -104,6 +105,15 @@ def main() -> int:
         if stage != "model":
             raise DemoError(f"the guest failed in stage {stage}, expected model")
         refusals.append(refused("another model", machine, target.directory, "model", ""))
+    title("The model is encrypted, and its owner's key broker releases the key to this image")
+    owner, image, launch = demokeys.image_with_key()
+    demokeys.released(tools, owner, image, launch, answering)
+    title("(d) The operator adds one word to the command line, and asks the broker for the key")
+    if "rtmr2" not in demokeys.withheld(tools, owner, image, launch):
+        raise DemoError("the broker did not refuse the changed command line")
+    title("The broker's log shows both")
+    if demokeys.shown(owner) != ["release", "refuse"]:
+        raise DemoError("the log has not exactly one release and one refusal")
     title(f"All acts ended as they must, in {time.monotonic() - start:.0f} s")
     for refusal in refusals:
         print(
@@ -201,6 +211,17 @@ def accepted(machine: Machine, image: Path) -> None:
     relay.close()
     if PROMPT.encode() in machine.console.read_bytes():
         raise DemoError("the prompt is on the honest guest's console")
+
+
+def answering(machine: Machine, image: Path) -> None:
+    """Ask the guest of ``image`` through the proxy, once it is ready."""
+    ready(machine)
+    with proxied([f"https://127.0.0.1:{machine.port}"], image) as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+        answer = client.completions.create(model="smollm2-135m-instruct", prompt=PROMPT, max_tokens=6, temperature=0)
+        print(f"  {PROMPT}{answer.choices[0].text!r}")
+        if "Paris" not in answer.choices[0].text:
+            raise DemoError(f"the model answered {answer.choices[0].text!r}")
 
 
 def receipted(machine: Machine, image: Path, folder: Path) -> None:

@@ -25,6 +25,8 @@ def test_the_demo_accepts_the_honest_image_and_refuses_the_others(demo_cpu_dev: 
     assert "with another word in the answer: " in done.stdout
     assert "sealed prompt: neither in nginx's log nor in its memory" in done.stdout
     assert "open prompt: in nginx's log" in done.stdout
+    assert "the broker released model/smollm2 generation 1" in done.stdout
+    assert "refuse model/smollm2" in done.stdout
     for act in ("one more word", "prompt logger", "another model"):
         assert f"{act}: refused" in done.stdout
     if RECORDING.is_file():
