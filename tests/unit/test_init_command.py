@@ -93,6 +93,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
             "archives.",
             "inference.models.signature.",
             "inference.models.encrypt.",
+            "data.",
             "keys.",
             "files.",
             "exceptions.",

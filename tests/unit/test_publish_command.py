@@ -848,7 +848,7 @@ def test_a_volume_key_that_no_model_needs_is_refused_before_the_builds(begun: Pr
     before = begun.builds
     outcome = begun.version("1.1", "--volume-key", "../small.key")
     assert (outcome.code, begun.builds) == (2, before)
-    assert "demo-cpu has no resource `model/small`, expected none: no model is encrypted" in outcome.stderr
+    assert "demo-cpu has no resource `model/small`, expected none: no volume is encrypted" in outcome.stderr
     words = ("--as", "dora", "--key", "../private/dora", "--volume-key", "../small.key")
     outcome = Outcome(begun.capsys, "endorse", f"{NAME}@1.0", *words)
     assert (outcome.code, begun.builds) == (2, before)
