@@ -166,7 +166,7 @@ def test_a_leg_imports_a_model_only_if_it_makes_its_volume(
     monkeypatch.setattr(child, "ensure", no_tools)
     with pytest.raises(InterruptedError):
         child.work(leg, () if given else (KEY,))
-    brought = {file.sha256 for file in lock.model_objects} & set(Store(tmp_path / "store").digests())
+    brought = {file.sha256 for file in lock.volume_objects} & set(Store(tmp_path / "store").digests())
     assert bool(brought) is not given
     assert set(Store(tmp_path / "store").digests()) >= {package.sha256 for package in lock.debs}
 
