@@ -35,7 +35,9 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         words = ["--init-token", "--free", "--label", "broker", "--pin", PIN, "--so-pin", "87654321"]
         subprocess.run(["softhsm2-util", *words], check=True, capture_output=True)
         pkcs11 = pytest.importorskip("pkcs11")
-        with pkcs11.lib(str(LIBRARY)).get_token(token_label="broker").open(rw=True, user_pin=PIN) as session:
+        library = pkcs11.lib(str(LIBRARY))
+        library.reinitialize()  # another module's tests may have loaded it with tokens of their own
+        with library.get_token(token_label="broker").open(rw=True, user_pin=PIN) as session:
             for label, bits in (("kek", 256), ("other", 256), ("short", 128)):
                 session.generate_key(pkcs11.KeyType.AES, bits, store=True, label=label)
         yield folder

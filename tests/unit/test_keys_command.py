@@ -171,6 +171,14 @@ def test_a_head_in_a_release_is_compared_with_the_log(run: Run, tmp_path: Path) 
     assert "release: by broker" in run(*words, code=8), "of another store"
 
 
+def test_the_unit_in_the_documents_uses_options_that_exist() -> None:
+    unit = (Path(__file__).parents[2] / "docs" / "privml-key-broker.service").read_text()
+    command = unit.partition("ExecStart=")[2].partition("LoadCredential")[0]
+    known = {option for param in keys_serve.serve.params for option in param.opts}
+    used = {word for word in command.split() if word.startswith("--")}
+    assert {"--expect", "--store", "--head", "--kek", "--listen"} == used <= known
+
+
 def test_meaningless_options_are_usage_errors(run: Run) -> None:
     run("init")
     words = ["policy", "new", "--resource", RESOURCE, "--serial", "1", "-o", "p", "--not-after"]

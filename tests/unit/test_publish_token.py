@@ -44,7 +44,9 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pkcs11 = pytest.importorskip("pkcs11")
         from pkcs11.util.ec import encode_named_curve_parameters
 
-        with pkcs11.lib(str(LIBRARY)).get_token(token_label="privml").open(rw=True, user_pin=PIN) as session:
+        library = pkcs11.lib(str(LIBRARY))
+        library.reinitialize()  # another module's tests may have loaded it with tokens of their own
+        with library.get_token(token_label="privml").open(rw=True, user_pin=PIN) as session:
             for label, curve in CURVES.items():
                 kind = pkcs11.KeyType.EC_EDWARDS if label == "ed25519" else pkcs11.KeyType.EC
                 how = pkcs11.Mechanism.EC_EDWARDS_KEY_PAIR_GEN if label == "ed25519" else None

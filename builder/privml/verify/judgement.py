@@ -58,11 +58,9 @@ class AttestedKeys:
         """
         key = self.find(*TLS_KEY)
         if key is None:  # else `verify.check.binding` refused a document without one
-            name = self.binding.value
-            raise Refused(
-                f"{name}: the verdict rests on the {name.replace('-', ' ')}, "
-                "expected one on the TLS key of this connection"
-            )
+            code = self.binding.value
+            name = code.replace("-", " ")
+            raise Refused(f"{code}: the verdict rests on the {name}, expected one on the TLS key of this connection")
         return key
 
     @property
