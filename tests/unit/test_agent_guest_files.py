@@ -101,7 +101,7 @@ def test_systemd_restarts_the_attestor_a_few_times_and_neither_boot_nor_engine()
 
 def test_memory_that_runs_out_costs_the_server_before_engine_boot_and_attestor() -> None:
     given = {name: int(service_of(name).get("OOMScoreAdjust", ["0"])[0]) for name in SERVICES}
-    assert given["server"] == 1000, "whatever the others' sizes"
+    assert given["server"] == 1000, "whatever their sizes"
     assert given["engine"] > max(given["boot"], given["attestor"])
 
 
