@@ -21,6 +21,8 @@ from privml.channel.kem import X25519
 from privml.channel.suites import CannotOpen
 from privml.client.courier import RELEASE_PATH, REQUEST_PATH
 from privml.client.listening import listening_sockets
+from privml.client.stages import PATH
+from privml.events.stagetable import Row, StageTable
 from privml.keybroker import server
 
 _START = 10.0
@@ -49,7 +51,7 @@ class Waiting:
     """What the guest waits for, by broker's name, and what it has got.
 
     ``first`` are errors (status, code) that it answers before anything else, for each path in turn. ``bent`` are
-    changes of its document.
+    changes of its document. ``closed`` is the status of its stage `keys`, once that is over.
     """
 
     wanted: dict[str, tuple[bytes, list[tuple[str, int]]]]
@@ -58,6 +60,7 @@ class Waiting:
     bent: dict[str, Any] = field(default_factory=dict)
     keys: dict[tuple[str, int], bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    closed: str = ""
 
     def missing(self) -> list[tuple[bytes, str, str, int]]:
         """Broker, its name, resource and generation of what is not there yet."""
@@ -75,6 +78,10 @@ class Waiting:
         if self.first.get(path):
             status, code = self.first[path].pop(0)
             return status, json.dumps({"error": {"code": code, "message": "as the test wants"}}).encode()
+        if path == PATH:
+            return 200, StageTable(False, (Row("keys", self.closed),)).encode()
+        if self.closed:
+            return 503, json.dumps({"error": {"code": "keys-closed", "message": "over"}}).encode()
         if (method, path) == ("GET", REQUEST_PATH) and query:
             nonce = bytes.fromhex(query.removeprefix("nonce="))
             return 200, self.identity.document(nonce, **self.bent).encode()

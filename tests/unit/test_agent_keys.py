@@ -16,6 +16,7 @@ from agent_guest import (
     BROKER,
     IMAGE,
     LIMIT,
+    SIGNER,
     VOLUME_KEY,
     Guest,
     a_config,
@@ -26,19 +27,21 @@ from agent_guest import (
     guest,
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from key_release import a_release
+from key_release import a_release, said
 from test_agent_purposes import predicted
 
 from privml.agent import identity, keydelivery, wire
 from privml.agent.answers import Asked, Denied
 from privml.agent.attestation import Attestation
+from privml.agent.attestorclient import QUOTE_TIMEOUT
 from privml.agent.boot import Boot
 from privml.agent.keydelivery import RELEASE, REQUEST, KeyDelivery
 from privml.agent.layout import Layout
 from privml.agent.progress import Progress
 from privml.agent.volumekeys import CODES
 from privml.base.strictjson import b64, loads
-from privml.channel.release import MAX_RELEASE, Release
+from privml.channel.kem import X25519
+from privml.channel.release import MAX_RELEASE, Release, seal
 from privml.client import attested
 from privml.events import stages
 from privml.events.agent import parse_log
@@ -154,8 +157,8 @@ def test_a_boot_waits_for_its_key_over_the_network_and_becomes_ready() -> None:
         assert code_of(made, "GET", RELEASE) == (405, "method")
         assert code_of(made, "GET", f"/.well-known/privml-attestation?nonce={NONCE.hex()}") == (503, "not-ready")
         assert code_of(made, "POST", RELEASE, b"x" * (MAX_RELEASE + 1)) == (413, "too-large")
-        assert code_of(made, "POST", RELEASE, b"{}") == (400, "release-malformed")
-        assert code_of(made, "POST", RELEASE, b"{}") == (429, "too-soon")
+        for _ in range(3):
+            assert code_of(made, "POST", RELEASE, b"{}") == (400, "release-malformed"), "garbage costs no turn"
         assert found.boot._keys is not None
         private = found.boot._keys._private["x25519"]
         assert files_with(made.root, private._key.private_bytes_raw()) == []  # type: ignore[attr-defined]
@@ -177,7 +180,6 @@ def test_a_boot_waits_for_its_key_over_the_network_and_becomes_ready() -> None:
             eventlog=document.eventlog,
         )
         release = a_release((a_crypt(),), data, keys, kem="x25519")
-        time.sleep(keydelivery.INTERVAL)
         status, _, body = made.request("POST", RELEASE, release.encode())
         assert (status, json.loads(body)) == (
             200,
@@ -333,8 +335,14 @@ def delivery(tmp_path: Path) -> KeyDelivery:
     return KeyDelivery(a_config(**encrypted()), layout, Attestation(layout))
 
 
-def denied(delivery: KeyDelivery) -> Denied:
-    asked = Asked("POST", RELEASE, [], lambda _: b"{}")
+def signed(signer: Ed25519PrivateKey = SIGNER) -> bytes:
+    """A new release that the measured broker signed, whatever it is sealed to."""
+    statement = said((a_crypt(),), bytes(64), kem="x25519", signer=signer)
+    return seal(statement, (VOLUME_KEY,), X25519.generate().public, signer.sign).encode()
+
+
+def denied(delivery: KeyDelivery, body: bytes | None = None) -> Denied:
+    asked = Asked("POST", RELEASE, [], lambda _: signed() if body is None else body)
     with pytest.raises(Denied) as caught:
         delivery.answer(asked, lambda *_: pytest.fail("no document was asked for"))
     return caught.value
@@ -352,8 +360,9 @@ def test_a_refused_release_is_the_courier_s_fault_and_a_refused_request_is_not(
     assert (found.status, found.code, found.message) == (status, code, "no")
 
 
-def test_one_release_at_a_time(delivery: KeyDelivery, tmp_path: Path) -> None:
+def test_one_release_at_a_time(delivery: KeyDelivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = []
+    monkeypatch.setattr(wire, "ask", lambda *_, **__: {"error": {"code": "release-other-boot", "message": "no"}})
     for held in (True, False, False):
         if held:
             delivery._turn.acquire()
@@ -361,9 +370,105 @@ def test_one_release_at_a_time(delivery: KeyDelivery, tmp_path: Path) -> None:
         codes.append((found.status, found.code, found.retry_after))
         if held:
             delivery._turn.release()
-    assert codes == [(503, "busy", 1), (503, "unavailable", 1), (429, "too-soon", 1)]
+    assert codes == [(503, "busy", 1), (400, "release-other-boot", None), (429, "too-soon", 1)]
+    monkeypatch.undo()
+    delivery._last = 0
+    assert [denied(delivery).code for _ in range(2)] == ["unavailable"] * 2, "what got no answer costs no second"
     failed = Progress(Layout(run=tmp_path).stages, [stage.name for stage in STAGES])
     failed.begin("keys")
     failed.end("services", "failed", "gone")
     found = denied(delivery)
     assert (found.code, "failed in stage services" in found.message) == ("keys-closed", True)
+
+
+def test_what_no_measured_broker_signed_takes_no_turn(delivery: KeyDelivery, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(wire, "ask", lambda *_, **__: asked.append(1) or {"ok": {"released": [], "missing": []}})
+    bent = loads(signed())
+    bent["signature"] = b64(bytes(64))
+    for body, code in (
+        (b"", "release-malformed"),
+        (signed(DATA_SIGNER), "release-broker"),
+        (json.dumps(bent).encode(), "release-signature"),
+    ):
+        assert (denied(delivery, body).status, denied(delivery, body).code) == (400, code)
+    assert asked == []
+    answer = delivery.answer(Asked("POST", RELEASE, [], lambda _: signed()), lambda *_: pytest.fail("no document"))
+    assert (answer.status, asked) == (200, [1]), "the turn was left for it"
+
+
+def test_a_release_that_was_refused_takes_no_turn_again(
+    delivery: KeyDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    refusal = {"error": {"code": "release-other-boot", "message": "no"}}
+    monkeypatch.setattr(wire, "ask", lambda *_, **__: asked.append(1) or refusal)
+    body = signed()
+    for each in (body, body, json.dumps(loads(body), indent=1).encode()):
+        assert (denied(delivery, each).code, len(asked)) == ("release-other-boot", 1)
+    assert denied(delivery).code == "too-soon"
+    monkeypatch.setattr(keydelivery, "MAX_REFUSED", 1)
+    for each in (signed(), body):
+        delivery._last = 0
+        denied(delivery, each)
+    assert (len(asked), len(delivery._refused)) == (3, 1), "the memory is bounded"
+
+
+def test_a_release_keeps_its_connection_s_place_until_it_was_answered(
+    delivery: KeyDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for as long as a quote may take, and is passed on before the server gives up."""
+    held = [False]
+    timeouts = []
+
+    @contextmanager
+    def share() -> Iterator[None]:
+        held[0] = True
+        yield
+        held[0] = False
+
+    def ask(*_: object, timeout: float, **__: object) -> dict[str, object]:
+        timeouts.append(timeout)
+        assert held == [True]
+        return {"ok": {"released": [], "missing": []}}
+
+    monkeypatch.setattr(wire, "ask", ask)
+    answer = delivery.answer(Asked("POST", RELEASE, [], lambda _: signed(), share=share), lambda *_: pytest.fail(""))
+    assert held == [True]
+    answer.close()
+    assert held == [False] and min(timeouts) > QUOTE_TIMEOUT
+
+
+def test_strangers_who_ask_for_the_list_are_one_question_a_second(
+    delivery: KeyDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    now = [0.0]
+
+    def ask(_: object, request: dict[str, str], **__: object) -> dict[str, object]:
+        asked.append(request["op"])
+        return {"ok": {"wanted": [len(asked)]}}
+
+    def listed() -> object:
+        answer = delivery.answer(Asked("GET", REQUEST, [], lambda _: b""), lambda *_: pytest.fail("no document"))
+        return loads(b"".join(answer.pieces))["wanted"]
+
+    monkeypatch.setattr(wire, "ask", ask)
+    monkeypatch.setattr(keydelivery, "INTERVAL", 0.2)
+    delivery._clock = lambda: now[0]
+    assert [listed(), listed()] == [[1], [1]]
+    now[0] += 0.2
+    assert [listed(), listed()] == [[2], [2]]
+    delivery.answer(Asked("POST", RELEASE, [], lambda _: signed()), lambda *_: pytest.fail("no document"))
+    assert listed() == [4], "it is not kept beyond a release"
+    with delivery._asking, pytest.raises(Denied, match="busy"):
+        listed()
+
+
+def test_a_machine_without_a_tee_fails_instead_of_waiting_for_keys_for_ever() -> None:
+    with guest(a_config(**encrypted()), tee="none") as made:
+        found = Waiting(made)
+        found.thread.start()
+        assert not found.ended()
+        why = "no-tee: this machine cannot be attested, so no broker releases a key to it"
+        assert made.said[-1] == f"privml: stage keys failed: {why}"

@@ -17,7 +17,8 @@ from privml.evidence.document import device_evidence
 
 _TIMEOUT = 10.0
 _DRIVE_TIMEOUT = 60.0
-_QUOTE_TIMEOUT = 180.0
+QUOTE_TIMEOUT = 180.0
+"""Seconds for which the boot process waits for a quote."""
 
 
 class AttestorClient:
@@ -70,7 +71,7 @@ class AttestorClient:
     def resume(self) -> None:
         """Let quotes be given again; ``RefusedRequest`` if the machine has failed."""
         # It waits for a quote that is being made.
-        self._ask(self._layout.control_socket, {"op": "resume"}, timeout=_QUOTE_TIMEOUT)
+        self._ask(self._layout.control_socket, {"op": "resume"}, timeout=QUOTE_TIMEOUT)
 
     def quote(self, root: bytes, *, timeout: float) -> dict[str, Any]:
         """Document parts over ``root`` for `serve`; raises ``RefusedRequest`` with the attestor's code."""
@@ -79,7 +80,7 @@ class AttestorClient:
     def release_quote(self, root: bytes) -> dict[str, Any]:
         """Document parts over ``root`` for `key-release`, as JSON (`parts_of`)."""
         return self._ask(
-            self._layout.stage_socket, {"op": "release_quote", "root": root.hex()}, timeout=_QUOTE_TIMEOUT
+            self._layout.stage_socket, {"op": "release_quote", "root": root.hex()}, timeout=QUOTE_TIMEOUT
         )
 
     def _drive(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Boot:
         )
         self._config: Config | None = None
         self._keys: VolumeKeys | None = None
+        self._has_tee = True
         self._stages = table
         self._interval = WATCH_INTERVAL
         self._work: dict[str, Work] = {
@@ -224,6 +225,7 @@ class Boot:
     def _platform(self) -> Outcome:
         name, why = self._attestor.start()
         if name == "none":
+            self._has_tee = False
             return "warning", f"no TEE: this machine cannot be attested; {why}"
         return "ok", name
 
@@ -299,6 +301,8 @@ class Boot:
     def _await_keys(self) -> Outcome:
         if self._keys is None:
             return _NO_KEY
+        if not self._has_tee:
+            raise HostError("no-tee: this machine cannot be attested, so no broker releases a key to it")
         from privml.agent.keystage import KeyStage
 
         stage = KeyStage(self._layout, self._keys, self._attestor.release_quote)

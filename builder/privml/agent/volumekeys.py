@@ -10,7 +10,7 @@ overwrite them, so copies may stay in the memory of this process until it is use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,28 @@ class Wanted:
         }
 
 
+def signed_release(body: bytes, brokers: Mapping[bytes, Broker]) -> tuple[Release, Statement]:
+    """A release that one of ``brokers``, by public key, signed, and its statement.
+
+    ``RefusedRequest`` with one of the first three of `CODES` for anything else. No secret is used.
+    """
+    try:
+        release = Release.decode(body)
+        said = Statement.decode(release.statement)
+    except EvidenceError as error:
+        raise RefusedRequest("release-malformed", error.message) from error
+    if said.broker not in brokers:
+        raise RefusedRequest(
+            "release-broker",
+            f"release: by broker {said.broker.hex()}, which the measured configuration does not name",
+        )
+    try:
+        release.statement_by(said.broker.__eq__)
+    except Refused as refused:
+        raise RefusedRequest("release-signature", refused.message) from refused
+    return release, said
+
+
 class VolumeKeys:
     """The volume keys of one boot; ``private`` are the keys that they are sealed to."""
 
@@ -87,12 +109,8 @@ class VolumeKeys:
 
     def accept(self, body: bytes) -> tuple[Wanted, ...]:
         """Take the keys of a release; ``RefusedRequest`` with one of `CODES` if it is not for this boot."""
-        try:
-            release = Release.decode(body)
-            said = Statement.decode(release.statement)
-        except EvidenceError as error:
-            raise RefusedRequest("release-malformed", error.message) from error
-        broker = self._signer(release, said)
+        release, said = signed_release(body, self._brokers)
+        broker = self._brokers[said.broker]
         if said.report_data not in self._quoted:
             raise RefusedRequest(
                 "release-other-boot",
@@ -117,19 +135,6 @@ class VolumeKeys:
         """Forget every key."""
         self._private.clear()
         self._keys.clear()
-
-    def _signer(self, release: Release, said: Statement) -> Broker:
-        broker = self._brokers.get(said.broker)
-        if broker is None:
-            raise RefusedRequest(
-                "release-broker",
-                f"release: by broker {said.broker.hex()}, which the measured configuration does not name",
-            )
-        try:
-            release.statement_by(broker.ed25519.__eq__)
-        except Refused as refused:
-            raise RefusedRequest("release-signature", refused.message) from refused
-        return broker
 
     def _wanted(self, broker: Broker, released: Released) -> Wanted:
         """The key that this boot wants, of what a broker released."""

@@ -18,17 +18,22 @@ from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, U
 from privml.base.http import base_address
 from privml.base.strictjson import Fields, loads
 from privml.channel.release import MAX_RESOURCES, NONCE_SIZE, Request
+from privml.client import stages
 from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
+from privml.events.stages import KEY_RELEASE, STAGE_OF
 from privml.evidence.document import MAX_DOCUMENT
 
 REQUEST_PATH = "/.well-known/privml-key-request"
 RELEASE_PATH = "/.well-known/privml-key-release"
 TIMEOUT = 150.0
+RELEASE_TIMEOUT = 270.0
+"""Seconds for the guest's answer to a release, which may wait until the guest has made a quote for somebody else."""
 PAUSE = 2.0
 """Seconds between two attempts while a guest is not at stage `keys` yet, or a server is busy."""
 _MAX_ANSWER = 256 * 1024
 _MAX_NAME = 128
 _NOT_YET = (429, 503)
+_CHALLENGE, _ALREADY, _CLOSED = "challenge", "already-released", "keys-closed"
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,19 @@ class _LaterError(HostError):
     """The other side cannot answer yet."""
 
 
+class _RefusedByGuest(Refused):
+    """The guest refused something for good. ``code`` is why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, hint=_HINTS.get(code))
+        self.code = code
+
+
 @dataclass
 class Delivery:
     """What a courier has done: the keys that the guest took, those it still waits for, and each broker's refusals.
 
+    A key that another courier brought meanwhile counts as taken.
     ``refused`` says whether a broker or the guest refused something, rather than was not there.
     """
 
@@ -60,6 +74,11 @@ class Delivery:
     refusals: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     refused: bool = False
+
+    def count(self, left: Callable[[Want], bool]) -> None:
+        """Count the keys for which the guest does not wait any more: ``left`` says of which it still does."""
+        self.released += [(want.resource, want.generation) for want in self.missing if not left(want)]
+        self.missing = [want for want in self.missing if left(want)]
 
     def to_dict(self) -> dict[str, object]:
         """The object of `keys deliver --json`."""
@@ -90,6 +109,7 @@ class Courier:
     said: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    _waits: int = field(default=0, init=False)
 
     def deliver(self) -> Delivery:
         """Carry every key that the guest waits for; ``HostError`` if the guest does not reach stage `keys`.
@@ -107,6 +127,8 @@ class Courier:
                 done.errors[url] = error.message
                 done.refused |= isinstance(error, Refused)
                 self.said(f"{url}: {error.message}")
+                if error.hint:
+                    self.said(f"  {error.hint}")
         return done
 
     def wanted(self) -> list[Want]:
@@ -117,23 +139,68 @@ class Courier:
         return [_want(Fields(row, f"wanted[{number}]")) for number, row in enumerate(rows)]
 
     def _from_broker(self, url: str, done: Delivery) -> None:
-        """Carry what this broker releases; ``HostError`` if the guest waits for no key of it."""
-        nonce, broker = self._later(lambda: self._challenge(url))
-        wants = [want for want in done.missing if want.broker == broker]
-        if not wants:
-            others = ", ".join(f"{want.name} ({want.broker.hex()})" for want in done.missing)
-            raise HostError(f"this is broker {broker.hex()}, expected one that the guest waits for: {others}")
-        self.said(f"{url}: asking for {', '.join(str(want) for want in wants)}")
+        """Carry what this broker releases; ``HostError`` if the guest waits for no key of it.
+
+        It begins again, with a new nonce, for what is left when another courier was faster with a part, and when the
+        nonce was used up or grew too old while a server could not answer.
+        """
+        end = self.clock() + self.patience
+        while True:
+            nonce, broker = self._later(lambda: self._challenge(url))
+            waits = self._waits
+            wants = [want for want in done.missing if want.broker == broker]
+            if not wants:
+                others = ", ".join(f"{want.name} ({want.broker.hex()})" for want in done.missing)
+                raise HostError(f"this is broker {broker.hex()}, expected one that the guest waits for: {others}")
+            self.said(f"{url}: asking for {', '.join(str(want) for want in wants)}")
+            try:
+                status, body = self._asked(url, nonce, wants)
+                if status == 200:
+                    self._bring(body, done)
+                    return
+            except _RefusedByGuest as refused:
+                if refused.code not in (_ALREADY, _CLOSED):
+                    raise
+                left = self._left()
+                done.count(left.__contains__)
+                if not any(want in left for want in wants):
+                    self.said(f"{self.guest.url}: has what this broker releases")
+                    return
+                if all(want in left for want in wants):
+                    raise
+                continue
+            again = read_error(body)[0] == _CHALLENGE and self._waits > waits
+            if not again or self.clock() + PAUSE > end:
+                self._refused(url, body, done)
+                return
+            self.sleep(PAUSE)
+
+    def _asked(self, url: str, nonce: bytes, wants: Sequence[Want]) -> tuple[int, bytes]:
+        """The broker's answer to a new document of the guest."""
         document = self._later(lambda: self._document(nonce))
-        asked = tuple((want.resource, want.generation) for want in wants)
-        status, body = self._later(lambda: self._broker(url, "/v1/release", Request(nonce, document, asked).encode()))
-        if status != 200:
-            self._refused(url, body, done)
-            return
+        resources = tuple((want.resource, want.generation) for want in wants)
+        body = Request(nonce, document, resources).encode()
+        status, found = self._later(lambda: self._broker(url, "/v1/release", body))
+        return status, found
+
+    def _bring(self, body: bytes, done: Delivery) -> None:
+        """Hand a release over to the guest."""
         taken, missing = self._later(lambda: self._hand_over(body))
-        done.released += taken
-        done.missing = [want for want in done.missing if (want.name, want.resource, want.generation) in missing]
+        done.count(lambda want: (want.name, want.resource, want.generation) in missing)
         self.said(f"{self.guest.url}: took {', '.join(f'{name} generation {number}' for name, number in taken)}")
+
+    def _left(self) -> list[Want]:
+        """The keys that the guest waits for now: none once its stage has passed."""
+        try:
+            found: list[Want] = self._later(self.wanted)
+        except _RefusedByGuest as refused:
+            if refused.code != _CLOSED:
+                raise
+            rows = stages.fetch(self.guest).rows
+            if not any(row.name == STAGE_OF[KEY_RELEASE] and row.status == "ok" for row in rows):
+                raise
+            return []
+        return found
 
     def _refused(self, url: str, body: bytes, done: Delivery) -> None:
         code, message, refusals = read_error(body)
@@ -157,6 +224,7 @@ class Courier:
                 if error.message != told:
                     told = error.message
                     self.said(f"waiting: {told}")
+                self._waits += 1
                 self.sleep(PAUSE)
 
     def _challenge(self, url: str) -> tuple[bytes, bytes]:
@@ -190,7 +258,7 @@ class Courier:
         return loads(self._guest_bytes(path, limit, body), what="the guest's answer", limit=limit)
 
     def _guest_bytes(self, path: str, limit: int, body: bytes | None = None) -> bytes:
-        connection = GuestConnection(self.guest, timeout=TIMEOUT)
+        connection = GuestConnection(self.guest, timeout=TIMEOUT if body is None else RELEASE_TIMEOUT)
         try:
             status, found = connection.get(path, limit) if body is None else connection.post(path, body, limit)
         except (OSError, http.client.HTTPException) as error:
@@ -203,7 +271,7 @@ class Courier:
         said = f"{self.guest.url}: {code}: {message}"
         if status in _NOT_YET and code not in _FINAL:
             raise _LaterError(said)
-        raise Refused(said, hint=_HINTS.get(code))
+        raise _RefusedByGuest(code, said)
 
     def _broker(self, url: str, path: str, body: bytes) -> tuple[int, bytes]:
         parts = urllib.parse.urlsplit(base_address(url, "key broker"))
@@ -246,10 +314,12 @@ def _post_plain(where: Endpoint, path: str, body: bytes) -> tuple[int, bytes]:
     return response.status, found
 
 
-_FINAL = frozenset({"keys-closed"})
+_FINAL = frozenset({_CLOSED, "no-tee"})
 """Codes of a guest that never asks for keys again in this boot."""
 _HINTS: Mapping[str, str] = {
-    "already-released": "another courier was faster: `privml-build status URL` shows how far the guest is",
+    _CLOSED: "`privml-build status URL` shows how far the guest is, or why it failed",
+    "no-tee": "start it as a TD: `privml-build run NAME --tdx`, on a host that `privml-build doctor --tdx` accepts",
+    _ALREADY: "another courier was faster: `privml-build status URL` shows how far the guest is",
     "release-other-boot": "the guest was started again since it was asked: deliver again",
 }
 
