@@ -20,6 +20,7 @@ from terminator_certificate import certificate
 from privml.channel.kem import X25519
 from privml.channel.suites import CannotOpen
 from privml.client.courier import RELEASE_PATH, REQUEST_PATH
+from privml.client.listening import listening_sockets
 from privml.keybroker import server
 
 _START = 10.0
@@ -28,16 +29,17 @@ _START = 10.0
 @contextlib.contextmanager
 def broker_at(desk: Desk, tls: server.Tls | None = None) -> Iterator[int]:
     """Serve the desk's broker; yields the port."""
-    with server.listener(("127.0.0.1", 0)) as bound:
+    with listening_sockets("127.0.0.1", 0) as bound:
+        port: int = bound[0].getsockname()[1]
         running = server.server(desk.broker, tls)
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
+        thread = threading.Thread(target=running.run, kwargs={"sockets": bound})
         thread.start()
         try:
             end = time.monotonic() + _START
             while not running.started:
                 assert time.monotonic() < end
                 time.sleep(0.01)
-            yield bound.getsockname()[1]
+            yield port
         finally:
             running.should_exit = True
             thread.join()
