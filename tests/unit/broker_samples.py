@@ -122,9 +122,9 @@ class Desk:
     broker: Broker
     key: VolumeKey
 
-    def nonce(self, address: str = "192.0.2.1") -> bytes:
+    def nonce(self) -> bytes:
         """A nonce of the broker's."""
-        answer = self.broker.challenge(address)
+        answer = self.broker.challenge()
         assert answer.status == 200, answer
         return bytes.fromhex(json.loads(answer.body)["nonce"])
 

@@ -32,6 +32,7 @@ _START = 10.0
 def broker_at(desk: Desk, tls: server.Tls | None = None) -> Iterator[int]:
     """Serve the desk's broker; yields the port."""
     with listening_sockets("127.0.0.1", 0) as bound:
+        port: int = bound[0].getsockname()[1]
         running = server.server(desk.broker, tls)
         thread = threading.Thread(target=running.run, kwargs={"sockets": bound})
         thread.start()
@@ -40,7 +41,7 @@ def broker_at(desk: Desk, tls: server.Tls | None = None) -> Iterator[int]:
             while not running.started:
                 assert time.monotonic() < end
                 time.sleep(0.01)
-            yield bound[0].getsockname()[1]
+            yield port
         finally:
             running.should_exit = True
             thread.join()

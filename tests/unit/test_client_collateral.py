@@ -273,6 +273,7 @@ def serving(cache: Cache, now: int = NOW) -> Iterator[str]:
     """The server of `collateral serve` on a free port."""
     server = pccs.server(cache, cached.anchors(samples.ROOT), clock=lambda: now)
     (bound,) = port_sockets("127.0.0.1", 0)
+    port = bound.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -280,7 +281,7 @@ def serving(cache: Cache, now: int = NOW) -> Iterator[str]:
         while not server.started:
             assert time.monotonic() < end
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()

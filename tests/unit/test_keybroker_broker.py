@@ -5,25 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import attestation_samples
 import broker_samples as samples
 import pytest
-from broker_samples import RESOURCE, Desk, codes, desk, guest, judge, policy, signed
+from broker_samples import EXPECTED, RESOURCE, VERIFYING, Desk, codes, desk, guest, judge, policy, signed
 
 from privml.base.errors import HostError
 from privml.channel.kem import X25519, X_WING, usable
 from privml.channel.release import LogHead, Request
 from privml.channel.suites import CannotOpen
+from privml.client import attested
+from privml.client.anchors import Recent
+from privml.evidence.document import Document
+from privml.evidence.facts import Facts
 from privml.evidence.sections import CHANNEL_KEY, TLS_KEY
 from privml.keybroker import broker as module
 from privml.keybroker import challenges, entry, head, resources, store
-from privml.keybroker.challenges import Challenges, network
+from privml.keybroker.challenges import Challenges
 from privml.keybroker.policy import Owners
 from privml.keybroker.tree import Tree
+from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 from privml.verify.verdict import Binding
@@ -112,36 +119,133 @@ def test_a_nonce_ends_after_two_minutes(tmp_path: Path) -> None:
         assert made.send(Request(nonce, one.document(nonce).encode(), ((RESOURCE, 1),)))[0] == 200
 
 
-def test_challenges_are_limited_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(challenges, "IN_ALL", 100)
+def test_a_challenge_of_another_process_or_another_time_is_none() -> None:
+    now = [1000.0]
     found = Challenges(lambda: now[0])
-    mine = [found.new("192.0.2.1") for _ in range(64)]
-    assert None not in mine
-    assert found.new("192.0.2.1") is None
-    assert sum(found.new(f"192.0.2.{n}") is not None for n in range(2, 60)) == 36, "100 in all"
-    assert mine[0] is not None
-    assert found.take(mine[0])
-    assert not found.take(mine[0])
-    assert found.new("192.0.2.1") is not None
+    nonce = found.new()
+    assert found.open(nonce)
+    assert not Challenges(lambda: now[0]).open(nonce)
+    for position in (0, 7, 8, 15, 16, 31):
+        bent = bytearray(nonce)
+        bent[position] ^= 1
+        assert not found.open(bytes(bent)), position
+    assert found.take(nonce)
+    assert not found.take(nonce)
+    now[0] = 1120.0
+    assert not found.take(nonce)
+
+
+def test_used_challenges_are_forgotten_with_their_time_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(challenges, "MAX_USED", 2)
+    found = Challenges(lambda: now[0])
+    nonces = [found.new() for _ in range(3)]
+    assert [found.take(each) for each in nonces] == [True, True, False]
+    now[0] = 119.0
+    assert not found.take(nonces[0]), "still remembered"
+    late = found.new()
     now[0] = 120.0
-    assert found.new("192.0.2.1") is not None
-    assert not found.take(mine[1] or b"")
+    assert found.take(late)
+    assert len(found._used) == 1
 
 
-def test_one_network_of_ipv6_is_one_address() -> None:
-    assert network("2001:db8::1") == network("2001:db8::ffff:1") != network("2001:db8:0:1::1")
-    assert network("192.0.2.1") != network("192.0.2.2")
-    assert network("a socket") == "a socket"
-
-
-def test_too_many_challenges_are_answered_with_429(tmp_path: Path) -> None:
+def test_a_document_without_proof_uses_no_nonce_up(tmp_path: Path) -> None:
     with desk(tmp_path) as made:
-        for _ in range(64):
-            made.nonce()
-        answer = made.broker.challenge("192.0.2.1")
-        assert (answer.status, answer.retry_after) == (429, 120)
-        assert made.broker.challenge("192.0.2.2").status == 200
+        one, nonce = guest(X25519), made.nonce()
+        others = Request(nonce, one.document(bytes(32)).encode(), ((RESOURCE, 1),))
+        assert codes(made.send(others)) == ["evidence"]
+        assert made.send(Request(nonce, one.document(nonce).encode(), ((RESOURCE, 1),)))[0] == 200
+
+
+def test_one_nonce_is_good_once_even_for_two_at_the_same_time(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def together(document: bytes, nonce: bytes) -> Judgement:
+        both.wait()
+        return judge(document, nonce)
+
+    with desk(tmp_path) as made:
+        made.broker.judge = together
+        nonce = made.nonce()
+        body = Request(nonce, guest(X25519).document(nonce).encode(), ((RESOURCE, 1),)).encode()
+        with ThreadPoolExecutor(2) as pool:
+            statuses = [each.status for each in pool.map(made.broker.release, [body, body])]
+        assert sorted(statuses) == [200, 403]
+        assert [each["kind"] for each in made.entries()].count("release") == 1
+
+
+def test_a_nonce_is_given_back_when_the_store_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk(tmp_path) as made:
+        nonce = made.nonce()
+        request = Request(nonce, guest(X25519).document(nonce).encode(), ((RESOURCE, 1),))
+        with monkeypatch.context() as patch:
+            patch.setattr(head, "write", lambda *_: (_ for _ in ()).throw(HostError("store-full: no space")))
+            assert made.send(request)[0] == 503
+        assert made.send(request)[0] == 200
+        assert codes(made.send(request)) == ["challenge"]
+
+
+def test_a_genuine_machine_of_another_tee_is_refused_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if TDX were the other TEE: the verdict accepts the guest, but no policy can name its machine."""
+    monkeypatch.setattr(module, "PLATFORMS", {})
+    with desk(tmp_path) as made:
+        assert codes(made.ask(guest(X25519))) == ["refused", "release-platform"]
+        last = made.entries()[-1]
+        assert (last["kind"], last["codes"], last["ppid"]) == ("refuse", ["release-platform"], "")
+
+
+class Asked:
+    """Collateral of a service, which was asked ``times`` times."""
+
+    used = None
+    times = 0
+
+    def of_quote(self, tee: str, parsed: Document) -> None:
+        self.times += 1
+
+    def of_devices(self, found: Facts, *, own: bool) -> None:
+        return None
+
+
+def test_no_service_is_asked_about_a_document_that_is_refused_without_it() -> None:
+    one, nonce, asked = guest(X25519), bytes(range(32)), Asked()
+
+    def judged(document: Document, expected: Expected = EXPECTED) -> set[str]:
+        found = attested.judge(
+            document.encode(), expected, VERIFYING, now=attestation_samples.NOW, nonce=nonce, tls_spki_sha256=None,
+            collateral=asked, carried=True,
+        )  # fmt: skip
+        return {each.code for each in found.verdict.refusals}
+
+    assert "nonce" in judged(one.document(bytes(32)))
+    assert "report-data" in judged(dataclasses.replace(one.document(nonce), keys=guest(X25519).keys.encode()))
+    others = dataclasses.replace(samples.PREDICATE, launches=())
+    assert "shapes" in judged(one.document(nonce), dataclasses.replace(EXPECTED, predicate=others))
+    assert asked.times == 0
+    assert judged(one.document(nonce)) == set()
+    assert asked.times == 1
+
+
+def test_published_measurements_are_fetched_once_in_some_seconds() -> None:
+    now, asked = [0.0], []
+
+    def source(at: int) -> Expected:
+        asked.append(at)
+        if at == 2:
+            raise HostError("no repository")
+        return EXPECTED
+
+    recent = Recent(source, lambda: now[0])
+    assert [recent(1), recent(1)] == [EXPECTED] * 2
+    now[0] = 10.0
+    for _ in range(2):
+        with pytest.raises(HostError, match="no repository"):
+            recent(2)
+    now[0] = 20.0
+    assert recent(3) == EXPECTED
+    assert asked == [1, 2, 3]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {

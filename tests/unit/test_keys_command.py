@@ -227,10 +227,11 @@ def test_no_secret_is_in_arguments_environment_or_output(
     (tmp_path / "words").chmod(0o600)
     out = run("init", "--kek", f"passphrase:{tmp_path}/words", "--development")
     code = (
-        "import sys; from pathlib import Path; from privml.cli.main import cli; from privml.keybroker import kek\n"
+        "import sys; from privml.cli.main import cli; from privml.keybroker import kek\n"
         "kek.SCRYPT_N = 16\n"
+        "files = [open(f'/proc/self/{name}', 'rb') for name in ('cmdline', 'environ')]\n"
         "cli.main(args=sys.argv[1:], standalone_mode=False)\n"
-        "print(Path('/proc/self/cmdline').read_bytes(), Path('/proc/self/environ').read_bytes())\n"
+        "print(*(file.read() for file in files))\n"
     )
     words = ["-v", "keys", "rotate", "--kek", f"passphrase:{tmp_path}/words"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
@@ -248,3 +249,17 @@ def test_no_secret_is_in_arguments_environment_or_output(
     for secret in secrets:
         assert secret.hex() not in text
         assert repr(secret)[2:-1] not in text
+
+
+def test_a_process_with_an_open_store_is_not_dumpable(run: Run, tmp_path: Path) -> None:
+    """The limit alone does not hold where dumps go to a program."""
+    run("init", "--development")
+    code = (
+        "import ctypes, resource\n"
+        "from pathlib import Path\n"
+        "from privml.cli.keystore import StoreWords\n"
+        "with StoreWords(Path('broker.store'), None, None).opened():\n"
+        "    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["0", "0"]

@@ -43,7 +43,7 @@ def serve(
       privml-build keys serve --expect out/me --store /var/lib/broker/store \\
         --kek file:/run/credentials/broker/kek
     """
-    from privml.client import attested
+    from privml.client import anchors, attested
     from privml.keybroker import server
     from privml.keybroker.broker import Broker
     from privml.verify.judgement import Judgement
@@ -52,7 +52,7 @@ def serve(
         raise UsageError("--tls-cert and --tls-key belong together, expected both or neither")
     address = listen_address(listen)
     policy = dataclasses.replace(criteria.policy(), purpose=KEY_RELEASE)
-    source = criteria.anchor().source()
+    source = anchors.Recent(criteria.anchor().source())
     collateral = criteria.collateral(policy)
 
     def judge(document: bytes, nonce: bytes) -> Judgement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from privml.base.errors import HostError
 from privml.cli.output import ask_secret
 
 if TYPE_CHECKING:
     from privml.keybroker.store import Store
 
 STORE = Path("broker.store")
+_PR_SET_DUMPABLE = 4
 KEK_HELP = "file:PATH, passphrase (asked for), passphrase:PATH, or pkcs11:..."
 
 
@@ -78,7 +81,14 @@ def ask_of(what: str) -> Callable[[str], str]:
 
 
 def no_core_dump() -> None:
-    """Let this process leave no core dump, which would have keys in it."""
-    import resource  # not on every system on which other verbs run
+    """Let this process leave no core dump, which would have keys in it, and let no other of its user read its memory.
+
+    ``HostError`` if the kernel does not allow that.
+    """
+    import ctypes  # as `resource`, not needed by other verbs, nor on every system there
+    import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Where `core_pattern` is a pipe, its program gets dumps whatever the limit is, unless the process is undumpable.
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise HostError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")

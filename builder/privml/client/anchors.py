@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from privml.base.errors import PrivmlError
 from privml.output import fetched
 from privml.output import manifest as manifests
 from privml.output.artefacts import check_artefacts
 from privml.output.fetched import FetchRecord
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
-from privml.verify.anchor import Built, Expected, ExpectedModel, Fetched
+from privml.verify.anchor import Anchored, Built, Expected, ExpectedModel, Fetched
+
+RECENT = 10.0
+"""Seconds for which `Recent` asks nobody again."""
+
+
+class Recent:
+    """What ``source`` said last, for a service that is asked often and by anybody: at most one question in `RECENT`.
+
+    ``source`` gives the expected measurements at a time (Unix seconds). Its error is kept as long. Thread-safe.
+    """
+
+    def __init__(self, source: Callable[[int], Anchored], clock: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until = float("-inf")
+        self._last: Anchored | PrivmlError
+
+    def __call__(self, now: int) -> Anchored:
+        """The measurements, at most `RECENT` seconds old."""
+        with self._lock:
+            if self._clock() >= self._until:
+                try:
+                    self._last = self._source(now)
+                except PrivmlError as failed:
+                    self._last = failed
+                self._until = self._clock() + RECENT
+            if isinstance(self._last, PrivmlError):
+                raise self._last
+            return self._last
 
 
 def built(directory: Path) -> Expected:

@@ -16,7 +16,7 @@ from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
 from privml.evidence import devices, document, facts, tees
 from privml.evidence.nvidia import collateral as nvidia_collateral
 from privml.evidence.nvidia.collateral import NvidiaCollateral
-from privml.verify.anchor import Anchored
+from privml.verify.anchor import Anchored, Candidates
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -103,6 +103,8 @@ def judge(
     ``now`` is Unix seconds by the caller's own clock. With ``channel_record`` the verdict rests on the channel key,
     with ``carried`` on the release key (`verify.check.verify`). ``collateral`` and ``device_collateral`` (of GPUs)
     replace the document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
+
+    Anybody may have sent a carried document: no source is asked about one that is refused whatever its signature is.
     """
     parsed = document.parse(data)
     if bundled is not None:
@@ -110,9 +112,11 @@ def judge(
     found = facts.collect(parsed)
     given = collateral
     if given is not None and not isinstance(given, Mapping):
-        source, given = given, given.of_quote(found.header.tee, parsed)
-        if device_collateral is None:
-            device_collateral = source.of_devices(found, own="nvidia" in (parsed.collateral or {}))
+        source, given = given, None
+        if not carried or _may_pass(found, expected, nonce):
+            given = source.of_quote(found.header.tee, parsed)
+            if device_collateral is None:
+                device_collateral = source.of_devices(found, own="nvidia" in (parsed.collateral or {}))
     checked = tees.check_signature(
         parsed, found.header.tee, collateral=given, now=now, simulated_root=policy.allow_simulated
     )
@@ -130,6 +134,14 @@ def judge(
         channel_record=channel_record,
         carried=carried,
     )
+
+
+def _may_pass(found: facts.Facts, expected: Anchored, nonce: bytes | None) -> bool:
+    """False if the document is for another nonce, TEE or content than the evidence's: that needs no collateral."""
+    versions = expected.versions if isinstance(expected, Candidates) else (expected,)
+    tees_of = {launch.tee for one in versions for launch in one.predicate.launches}
+    bound = found.nonce == nonce and found.claims.report_data == found.report_data
+    return bound and found.claims.tee in tees_of
 
 
 def used(collateral: Collateral | None, tee: str) -> Mapping[str, Mapping[str, Any]] | None:

@@ -49,6 +49,7 @@ KINDS = (CERTIFICATE, REVOCATIONS)
 TIMEOUT = 30.0
 _DAY = 24 * 60 * 60
 _RETRY = 60
+_MAX_FAILED = 1000
 _MAX_FILES = 1000
 _MAX_CHAIN = 3
 _PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
@@ -258,10 +259,17 @@ class Supply:
             fits(made)
         except PrivmlError as error:
             log.warning("%s: %s", route.partition("?")[0], error)
-            self._failed[route] = now
+            self._note_failure(route, now)
             return kept
         cached.keep(path, made)
         return made
+
+    def _note_failure(self, route: str, now: float) -> None:
+        """Do not ask for ``route`` again soon. A report says what is asked for, so only the newest are remembered."""
+        self._failed.pop(route, None)
+        self._failed[route] = now
+        while len(self._failed) > _MAX_FAILED:
+            self._failed.pop(next(iter(self._failed)), None)
 
 
 def _current(validity: Validity, now: int) -> None:

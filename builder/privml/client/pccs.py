@@ -11,7 +11,6 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 
-import uvicorn
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,13 +20,13 @@ from starlette.routing import Route
 from privml.base.errors import EvidenceError
 from privml.client import pcs
 from privml.client.collateral import Anchor, Cache, Clock, Entry
+from privml.client.limits import Limits, Server
 from privml.client.listening import listening_sockets
 from privml.evidence.tdx.platform import Platform
 
 log = logging.getLogger("privml")
 
-MAX_CONNECTIONS = 64
-MAX_HEAD = 16 * 1024
+LIMITS = Limits(connections=64, of_one=16)
 
 Choice = Callable[[Request, list[Entry]], Response]
 
@@ -68,22 +67,9 @@ def serve(
         server(cache, among).run(sockets=bound)
 
 
-def server(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.time) -> uvicorn.Server:
+def server(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.time) -> Server:
     """The HTTP server of `serve`, not yet running."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            application(cache, among, clock),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            h11_max_incomplete_event_size=MAX_HEAD,
-            timeout_keep_alive=10,
-            limit_concurrency=MAX_CONNECTIONS,
-        )
-    )
+    return Server(application(cache, among, clock), LIMITS)
 
 
 def _pck_crl(request: Request, entries: list[Entry]) -> Response:

@@ -20,7 +20,7 @@ from privml.channel.kem import usable
 from privml.channel.release import Release, Released, Request, Statement, seal
 from privml.evidence.sections import RELEASE_KEYS
 from privml.keybroker import resources
-from privml.keybroker.challenges import SECONDS, Challenges
+from privml.keybroker.challenges import Challenges
 from privml.keybroker.decision import PLATFORMS, Asking, Platform, Wanted, decide
 from privml.keybroker.entry import REFUSE, RELEASE, Entry
 from privml.keybroker.resources import KeyRow
@@ -41,7 +41,7 @@ Judge = Callable[[bytes, bytes], Judgement]
 
 @dataclass(frozen=True)
 class Answer:
-    """A status and a JSON body. ``retry_after`` (seconds) is for 429 and 503."""
+    """A status and a JSON body. ``retry_after`` (seconds) is for 503."""
 
     status: int
     body: bytes
@@ -66,8 +66,9 @@ class _Guest:
 
     @property
     def platform(self) -> Platform | None:
-        """What the signature proves of the machine."""
-        return PLATFORMS[self.judgement.facts.claims.tee](self.judgement.signature)
+        """What the signature proves of the machine; None for a TEE whose machines no policy can name."""
+        found = PLATFORMS.get(self.judgement.facts.claims.tee)
+        return None if found is None else found(self.judgement.signature)
 
     @property
     def image(self) -> bytes:
@@ -89,21 +90,22 @@ class Broker:
     def __post_init__(self) -> None:
         self.public = self.store.public
 
-    def challenge(self, address: str) -> Answer:
+    def challenge(self) -> Answer:
         """A nonce for a document, good once and for 120 seconds, and the broker's public key."""
-        nonce = self.challenges.new(address)
-        if nonce is None:
-            return error(429, "challenges", "too many challenges are open", retry_after=SECONDS)
-        return Answer(200, canonical({"broker": self.public.hex(), "nonce": nonce.hex()}))
+        return Answer(200, canonical({"broker": self.public.hex(), "nonce": self.challenges.new().hex()}))
 
     def release(self, body: bytes) -> Answer:
-        """The keys that a request asks for, sealed to the guest of its document; or why not."""
+        """The keys that a request asks for, sealed to the guest of its document; or why not.
+
+        The nonce is used by a document that is proven, so nobody else uses it up; it is given back if the answer is
+        not final.
+        """
         try:
             request = Request.decode(body, limit=MAX_REQUEST)
         except EvidenceError as malformed:
             return error(400, "release-request", malformed.message)
-        if not self.challenges.take(request.nonce):
-            return error(403, "challenge", "this nonce is not open: it was used, is too old, or is another broker's")
+        if not self.challenges.open(request.nonce):
+            return _used()
         try:
             judgement = self.judge(request.document, request.nonce)
         except EvidenceError as malformed:
@@ -117,11 +119,14 @@ class Broker:
             # Whoever sends this may be anybody, so nothing is logged for it, and nothing said.
             log.info("refused a document without proof: %s", ", ".join(sorted(codes)))
             return _evidence()
+        if not self.challenges.take(request.nonce):
+            return _used()
         guest = _Guest(hashlib.sha256(request.document).hexdigest(), judgement)
         try:
             with self.store.mutex:
                 return self._decided(guest, request)
         except (PrivmlError, sqlite3.Error) as failed:
+            self.challenges.give_back(request.nonce)
             log.warning("no release: %s", failed)
             return error(503, "store", "the broker's store cannot be used", retry_after=10)
 
@@ -186,6 +191,10 @@ class Broker:
             return error(403, "refused", "the guest's release key is not usable", [_bad_key(unusable)])
         log.info("released %s", ", ".join(f"{row.resource} {row.generation}" for row in rows))
         return Answer(200, sealed.encode())
+
+
+def _used() -> Answer:
+    return error(403, "challenge", "this nonce is not open: it was used, is too old, or is another broker's")
 
 
 def _evidence() -> Answer:

@@ -1,75 +1,69 @@
-"""Challenges: nonces that a broker gave out, each good for one document. They are in memory only.
+"""Challenges: nonces that a broker gave out, each good for one document and 120 seconds.
 
-After a restart there are none, so whoever waits asks again.
+A nonce is the time (8 bytes, big-endian seconds), 8 random bytes, and 16 bytes of an HMAC over both under a key of
+this process. So asking for one takes no memory here, and nobody can use them up for others; after a restart none is
+open, and whoever waits asks again. Remembered are used ones only: `Challenges.take` is for a document that was proven
+to be a genuine platform's.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import hmac
 import secrets
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 
 from privml.channel.release import NONCE_SIZE
 
 SECONDS = 120
-FROM_ONE = 64
-IN_ALL = 10_000
+MAX_USED = 100_000
+"""Used nonces that are remembered, more than one process can judge in the time. With so many, none is good."""
+_TIME_SIZE = 8
+_SALT_SIZE = 8
+_BODY_SIZE = _TIME_SIZE + _SALT_SIZE
 
 
 class Challenges:
-    """Nonces that are open, from the oldest. ``clock`` counts seconds and never goes back."""
+    """The nonces of one process. ``clock`` counts seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
-        self._open: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        self._of: Counter[str] = Counter()
+        self._used: OrderedDict[bytes, int] = OrderedDict()
 
-    def new(self, address: str) -> bytes | None:
-        """A fresh nonce for ``address``; None if it has too many open, or all together have."""
-        source = network(address)
+    def new(self) -> bytes:
+        """A fresh nonce."""
+        body = int(self._clock()).to_bytes(_TIME_SIZE) + secrets.token_bytes(_SALT_SIZE)
+        return body + self._tag(body)
+
+    def open(self, nonce: bytes) -> bool:
+        """True for a nonce of this process that is not too old and not used."""
         with self._lock:
-            self._drop_old()
-            if self._of[source] >= FROM_ONE or len(self._open) >= IN_ALL:
-                return None
-            nonce = secrets.token_bytes(NONCE_SIZE)
-            self._open[nonce] = (self._clock() + SECONDS, source)
-            self._of[source] += 1
-            return nonce
+            return self._is_open(nonce)
 
     def take(self, nonce: bytes) -> bool:
-        """True once for a nonce that is open; it is used up."""
+        """True once for a nonce that is open, which is then used."""
         with self._lock:
-            self._drop_old()
-            return self._remove(nonce)
+            if not self._is_open(nonce) or len(self._used) >= MAX_USED:
+                return False
+            self._used[nonce] = int(self._clock()) + SECONDS
+            return True
 
-    def _drop_old(self) -> None:
-        now = self._clock()
-        while self._open:
-            nonce, (end, _) = next(iter(self._open.items()))
-            if now < end:
-                return
-            self._remove(nonce)
+    def give_back(self, nonce: bytes) -> None:
+        """Open a nonce again that was taken for a request which got no final answer."""
+        with self._lock:
+            self._used.pop(nonce, None)
 
-    def _remove(self, nonce: bytes) -> bool:
-        found = self._open.pop(nonce, None)
-        if found is None:
-            return False
-        self._of[found[1]] -= 1
-        if not self._of[found[1]]:
-            del self._of[found[1]]
-        return True
+    def _is_open(self, nonce: bytes) -> bool:
+        now = int(self._clock())
+        while self._used and next(iter(self._used.values())) <= now:
+            self._used.popitem(last=False)
+        body, tag = nonce[:_BODY_SIZE], nonce[_BODY_SIZE:]
+        genuine = hmac.compare_digest(tag, self._tag(body))
+        return genuine and now - int.from_bytes(body[:_TIME_SIZE]) < SECONDS and nonce not in self._used
 
-
-def network(address: str) -> str:
-    """What counts as one address: an IPv4 address, or a /64 of IPv6."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+    def _tag(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, "sha256")[: NONCE_SIZE - _BODY_SIZE]

@@ -52,6 +52,7 @@ class Wanted:
 class Asking:
     """One key, the guest that asks for it, and when. ``image`` is the SHA-256 of the predicate it was compared with.
 
+    ``platform`` is None for a machine of a TEE that is not in `PLATFORMS`, about which a policy can say nothing.
     ``development`` says whether the store may release to simulated guests.
     """
 
@@ -102,7 +103,9 @@ def policy(asking: Asking) -> Iterator[Refusal]:
         yield Refusal("release-expired", f"now {time_text(asking.now)}", f"before {time_text(found.not_after)}")
     if asking.image not in found.images:
         yield Refusal("release-image", asking.image.hex(), any_of(image.hex() for image in found.images))
-    if asking.platform is not None:
+    if asking.platform is None:
+        yield Refusal("release-platform", "a machine of another TEE", f"this broker judges {any_of(PLATFORMS)} only")
+    else:
         yield from _platform(asking.platform, found)
     if found.max_releases is not None and asking.wanted.released >= found.max_releases:
         yield Refusal("release-limit", f"{asking.wanted.released} releases", f"at most {found.max_releases}")

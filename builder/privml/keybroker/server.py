@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 from anyio import CapacityLimiter, WouldBlock
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
@@ -19,13 +18,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from privml.base.errors import HostError
+from privml.client.limits import Limits, Server
 from privml.client.listening import listening_sockets
-from privml.client.pccs import MAX_HEAD
 from privml.keybroker.broker import MAX_REQUEST, Answer, Broker, error
 
 CHALLENGE = "/v1/challenge"
 RELEASE = "/v1/release"
-MAX_CONNECTIONS = 256
+LIMITS = Limits(connections=256, of_one=64)
 VERDICTS = 4
 """How many documents are judged at the same time; others are answered 503."""
 _BUSY = error(503, "busy", "the broker judges other documents now", retry_after=1)
@@ -43,9 +42,8 @@ def application(broker: Broker) -> Starlette:
     """The ASGI application over ``broker``."""
     limiter = CapacityLimiter(VERDICTS)
 
-    async def challenge(request: Request) -> Response:
-        address = "" if request.client is None else request.client.host
-        return _response(broker.challenge(address))
+    async def challenge(_: Request) -> Response:
+        return _response(broker.challenge())
 
     async def release(request: Request) -> Response:
         try:
@@ -83,25 +81,9 @@ def _response(answer: Answer) -> Response:
     return Response(answer.body, answer.status, {"Cache-Control": "no-store", **headers}, "application/json")
 
 
-def server(broker: Broker, tls: Tls | None = None) -> uvicorn.Server:
+def server(broker: Broker, tls: Tls | None = None) -> Server:
     """The HTTP server of `serve`, not yet running."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            application(broker),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=MAX_HEAD,
-            timeout_keep_alive=10,
-            limit_concurrency=MAX_CONNECTIONS,
-            ssl_certfile=None if tls is None else str(tls.certificate),
-            ssl_keyfile=None if tls is None else str(tls.key),
-        )
-    )
+    return Server(application(broker), LIMITS, None if tls is None else (tls.certificate, tls.key))
 
 
 def serve(
