@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
+from privml.base.resource import resource_of
 from privml.base.strictjson import Fields, canonical, loads, unhex
-from privml.events.crypt import resource_of
 from privml.statement.keys import MAX_KEYS, Role
 from privml.statement.signed import verify
 from privml.statement.tufkeys import key_from, key_to_dict, role_from, role_to_dict

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused, UsageError
+from privml.base.resource import MAX_GENERATION, RESOURCE_LIKE, is_resource
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events.crypt import KEY_SIZE, MAX_GENERATION, RESOURCE_LIKE, check_key, check_value, is_resource
+from privml.events.crypt import KEY_SIZE, check_key, check_value
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.policy import (
     MAX_POLICY,
