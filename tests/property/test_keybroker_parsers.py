@@ -20,7 +20,7 @@ from privml.keybroker.head import Head
 from privml.keybroker.policy import Owners, ReleasePolicy
 
 FAST = settings(max_examples=60, deadline=None)
-POLICY = ReleasePolicy("model/a", 1, (bytes(32),), 1_800_000_000, platforms=(bytes(16),), max_releases=3)
+POLICY = ReleasePolicy("model/a", bytes(32), 1, (bytes(32),), 1_800_000_000, platforms=(bytes(16),), max_releases=3)
 LINE = entry.Entry(entry.REFUSE, "model/a", 1, ("rtmr2",), "11" * 32, "22" * 32, "33" * 16, "44" * 32, "").line(
     0, entry.START
 )

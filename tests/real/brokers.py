@@ -74,7 +74,9 @@ class Owner:
         for each in (policy, signed):
             each.unlink(missing_ok=True)
         named = [word for image in images for word in ("--image", str(image))]
-        words = ("--resource", self.resource, "--serial", str(serial), "--not-after", LATER, "--simulated")
+        broker = json.loads(self.keys("show", *self.store, "--json"))["ed25519"]
+        words = ("--resource", self.resource, "--broker", broker, "--serial", str(serial))
+        words += ("--not-after", LATER, "--simulated")
         self.keys("policy", "new", *words, *named, "-o", str(policy))
         self.keys("policy", "sign", str(policy), "--key", str(self.folder / "owner.pem"))
         self.keys("policy", "add", str(signed), *self.store)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import attestation_samples as samples
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,6 +37,8 @@ from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
 RESOURCE = "model/qwen"
+SIGNER = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
+BROKER = SIGNER.public_key().public_bytes_raw()
 OWNERS = [KeySigner.of(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2, 3)]
 PREDICATE = dataclasses.replace(samples.PREDICATE, purposes={"key-release": 1, "serve": 4})
 IMAGE = hashlib.sha256(predicate.encode(PREDICATE)).digest()
@@ -52,6 +55,7 @@ def policy(**changes: Any) -> ReleasePolicy:
     """The owner's policy, which allows the honest guest."""
     fields: dict[str, Any] = {
         "resource": RESOURCE,
+        "broker": BROKER,
         "serial": 1,
         "images": (IMAGE,),
         "not_after": samples.NOW + 1000,
@@ -151,12 +155,22 @@ def codes(answer: tuple[int, dict[str, Any], bytes]) -> list[str]:
 
 
 @contextlib.contextmanager
-def desk(folder: Path, *, development: bool = True, owners: Role | None = None, **changes: Any) -> Iterator[Desk]:
+def desk(
+    folder: Path,
+    *,
+    development: bool = True,
+    owners: Role | None = None,
+    signer: Ed25519PrivateKey = SIGNER,
+    **changes: Any,
+) -> Iterator[Desk]:
     """A new store in ``folder`` with a resource and a policy (``changes`` of `policy`), and its broker."""
     path = folder / "broker.store"
     uri = f"file:{folder}/broker.kek"
-    with store.create(path, kek.make(uri), development=development) as made:
+    signing = mock.patch.object(store, "Ed25519PrivateKey", mock.Mock(generate=lambda: signer))
+    with contextlib.ExitStack() as stack:
+        with signing:
+            made = stack.enter_context(store.create(path, kek.make(uri), development=development))
         key = resources.add(made, RESOURCE, owners or role())
         if owners is None:
-            resources.set_policy(made, signed(policy(**changes)))
+            resources.set_policy(made, signed(policy(**{"broker": made.public, **changes})))
         yield Desk(path, uri, made, Broker(made, judge, lambda: samples.NOW, Challenges()), key)

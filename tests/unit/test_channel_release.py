@@ -143,6 +143,7 @@ BENT: dict[str, Callable[[dict[str, Any]], object]] = {
     "no resources": lambda found: found.update(resources=[]),
     "one twice": lambda found: found.update(resources=found["resources"][:1] * 2),
     "too many": lambda found: found.update(resources=[{"resource": f"m{n}", "generation": 1} for n in range(33)]),
+    "a name with a line break": lambda found: found.update(resources=[{"resource": "a\nb", "generation": 1}]),
     "generation 0": lambda found: found.update(resources=[{"resource": "a", "generation": 0}]),
     "another field": lambda found: found.update(x=1),
 }

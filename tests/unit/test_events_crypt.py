@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from privml.base.errors import EvidenceError
+from privml.base.resource import MAX_GENERATION, is_resource
 from privml.base.strictjson import Fields
 from privml.events.crypt import (
     KEY_SIZE,
-    MAX_GENERATION,
     Broker,
     Crypt,
     check_key,
     check_value,
     is_broker,
-    is_resource,
 )
 
 KEY = bytes(range(KEY_SIZE))

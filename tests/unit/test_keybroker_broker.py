@@ -26,7 +26,7 @@ from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.sections import CHANNEL_KEY, TLS_KEY
 from privml.keybroker import broker as module
-from privml.keybroker import challenges, entry, head, resources, store
+from privml.keybroker import challenges, entry, head, refusallimit, resources, store
 from privml.keybroker.challenges import Challenges
 from privml.keybroker.policy import Owners
 from privml.keybroker.tree import Tree
@@ -89,7 +89,7 @@ def test_several_keys_are_released_together_or_not_at_all(tmp_path: Path) -> Non
         assert [each.resource for each in said.resources] == [RESOURCE, "data/claims"]
         logged = [(each["kind"], each["resource"]) for each in made.entries()]
         assert logged[-2:] == [("release", RESOURCE), ("release", "data/claims")]
-        assert logged[4:6] == [("refuse", RESOURCE), ("refuse", "data/claims")]
+        assert [name for kind, name in logged if kind == "refuse"] == ["data/claims"], "the one that was not released"
 
 
 def test_a_nonce_is_good_once_and_for_its_own_broker_and_document(tmp_path: Path) -> None:
@@ -277,6 +277,39 @@ def test_a_guest_that_is_another_one_is_refused_with_every_reason_and_logged(nam
         assert sorted(last["codes"]) == sorted(wanted[1:])
 
 
+def test_a_guest_that_is_another_one_learns_no_policy_and_writes_one_line(tmp_path: Path) -> None:
+    """Anybody has a genuine machine: names, policies and the log are not for whoever has no more than that."""
+    strange = {"items": attestation_samples.extends(4 << 30, "console=ttyS0 init=/bin/sh")}
+    with desk(tmp_path, images=(bytes(32),), max_releases=0) as made:
+        before = len(made.entries())
+        names = [(f"model/none-{number}", 1) for number in range(31)]
+        assert codes(made.ask(guest(X25519), *names, **strange)) == ["refused", "rtmr2"]
+        assert codes(made.ask(guest(X25519), *names, (RESOURCE, 1), **strange)) == ["refused", "rtmr2"]
+        assert [each["resource"] for each in made.entries()[before:]] == ["", RESOURCE]
+
+
+def test_refusals_of_one_machine_are_logged_as_often_as_one_may_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusallimit, "PER_MACHINE", 2)
+    with desk(tmp_path, max_releases=1) as made:
+        now = [attestation_samples.NOW]
+        made.broker.refusals = refusallimit.RefusalLimit(lambda: now[0])
+        assert [made.ask(guest(X25519))[0] for _ in range(4)] == [200, 403, 403, 403]
+        assert [each["kind"] for each in made.entries()[3:]] == ["release", "refuse", "refuse"]
+        assert made.broker.refusals.unlogged == 1
+        now[0] += 3600
+        assert codes(made.ask(guest(X25519))) == ["refused", "release-limit"]
+        assert len(made.entries()) == 7, "in the next hour again"
+
+
+def test_machines_beyond_those_that_are_counted_share_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusallimit, "MACHINES", 3)
+    limit = refusallimit.RefusalLimit(lambda: 0.0)
+    admitted = sum(limit.admits(number.to_bytes(16, "big")) for number in range(1000))
+    assert admitted == 3 + refusallimit.PER_MACHINE
+
+
 def test_a_document_without_proof_is_one_code_and_not_logged(tmp_path: Path) -> None:
     """Whoever sends it may be anybody: neither the log nor the answer serves him."""
     with desk(tmp_path) as made:
@@ -392,7 +425,7 @@ def test_root_resource_and_owner_keys_change_while_guests_run(tmp_path: Path) ->
         old = guest(X25519)
         made.store.rotate()
         resources.rotate(made.store, RESOURCE)
-        resources.set_policy(made.store, signed(Owners(RESOURCE, 2, samples.role(2)), 0, 1))
+        resources.set_policy(made.store, signed(Owners(RESOURCE, samples.BROKER, 2, samples.role(2)), 0, 1))
         resources.set_policy(made.store, signed(policy(serial=3), 0, 1))
         assert old.opened(made.ask(old)[2], made.store.public)[1] == (made.key.key,)
     with store.opened(made.path, made.kek) as again:

@@ -10,7 +10,7 @@ from typing import Any
 import attestation_samples
 import broker_samples as samples
 import pytest
-from broker_samples import OWNERS, RESOURCE, desk, policy, role, signed
+from broker_samples import BROKER, OWNERS, RESOURCE, desk, policy, role, signed
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
@@ -31,7 +31,7 @@ FULL = policy(
 )
 
 
-@pytest.mark.parametrize("document", [policy(), FULL, Owners(RESOURCE, 2, role(3, 2))])
+@pytest.mark.parametrize("document", [policy(), FULL, Owners(RESOURCE, BROKER, 2, role(3, 2))])
 def test_a_document_is_read_as_it_was_written(document: ReleasePolicy | Owners) -> None:
     assert type(document).decode(document.encode()) == document
 
@@ -47,6 +47,7 @@ def with_(name: str, value: Any) -> bytes:
     [
         ("format", "privml-release-policy/v2"),
         ("resource", "Model"),
+        ("broker", "11" * 31),
         ("serial", 0),
         ("images", []),
         ("images", [{"predicate_sha256": "11" * 31}]),
@@ -77,7 +78,7 @@ def test_a_document_of_another_encoding_or_kind_is_refused() -> None:
         Owners.decode(FULL.encode())
     envelope = dataclasses.replace(signed(policy()), payload_type=dsse.IN_TOTO)
     with pytest.raises(EvidenceError, match="envelope of type"):
-        accept(envelope, RESOURCE, role(), 0)
+        accept(envelope, RESOURCE, role(), 0, broker=BROKER)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ def test_a_document_of_another_encoding_or_kind_is_refused() -> None:
         ("policy-signatures", lambda: dataclasses.replace(signed(policy(), 0, 1), payload=policy(serial=5).encode())),
         ("policy-signatures", lambda: twice(signed(policy(), 0))),
         ("policy-resource", lambda: signed(policy(resource="data/other"), 0, 1)),
+        ("policy-broker", lambda: signed(policy(serial=5, broker=bytes(32)), 0, 1)),
+        ("policy-broker", lambda: signed(Owners(RESOURCE, bytes(32), 5, role(2)), 0, 1)),
         ("policy-serial", lambda: signed(policy(serial=4), 0, 1)),
         ("policy-serial", lambda: signed(policy(serial=3), 0, 1)),
     ],
@@ -96,8 +99,9 @@ def test_a_policy_needs_enough_owners_its_resource_and_a_higher_serial(
     code: str, envelope: Callable[[], dsse.Envelope]
 ) -> None:
     with pytest.raises(Refused, match=f"^{code}: "):
-        accept(envelope(), RESOURCE, role(2), 4)
-    assert accept(signed(policy(serial=5), 0, 1), RESOURCE, role(2), 4).document == policy(serial=5)
+        accept(envelope(), RESOURCE, role(2), 4, broker=BROKER)
+    good = signed(policy(serial=5), 0, 1)
+    assert accept(good, RESOURCE, role(2), 4, broker=BROKER).document == policy(serial=5)
 
 
 def twice(envelope: dsse.Envelope) -> dsse.Envelope:
@@ -123,7 +127,7 @@ def test_a_lower_serial_never_comes_back(tmp_path: Path) -> None:
 
 
 def test_owners_are_changed_by_the_present_and_the_next_ones(tmp_path: Path) -> None:
-    next_owners = Owners(RESOURCE, 2, role(3, 2))
+    next_owners = Owners(RESOURCE, BROKER, 2, role(3, 2))
     with desk(tmp_path) as made:
         with pytest.raises(Refused, match="too few of the next owners"):
             resources.set_policy(made.store, signed(next_owners, 0))
@@ -139,7 +143,7 @@ def test_owners_are_changed_by_the_present_and_the_next_ones(tmp_path: Path) -> 
 
 def test_an_unsigned_envelope_is_not_a_policy() -> None:
     with pytest.raises(Refused, match="policy-signatures"):
-        accept(sign(policy()), RESOURCE, role(), 0)
+        accept(sign(policy()), RESOURCE, role(), 0, broker=BROKER)
 
 
 def asking(**changes: Any) -> Asking:
@@ -174,8 +178,13 @@ DECISIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("code", DECISIONS)
 def test_each_objection_has_its_own_code(code: str) -> None:
-    assert [each.code for each in decide(asking(**DECISIONS[code]))] == [code]
+    """And says what the guest is, but not what the policy has in its lists."""
+    found = decide(asking(**DECISIONS[code]))
+    assert [each.code for each in found] == [code]
     assert decide(asking()) == ()
+    said = found[0].expected
+    listed = (samples.IMAGE.hex(), PPID.hex(), OTHER.hex(), "least 18", "00837", "most 3")
+    assert not any(each in said.replace(FULL.sha256.hex(), "") for each in listed)
 
 
 def test_a_denied_machine_gets_nothing_even_if_any_machine_may() -> None:

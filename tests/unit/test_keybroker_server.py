@@ -13,6 +13,7 @@ from typing import Any
 import attestation_samples
 import pytest
 from broker_samples import RESOURCE, Desk, desk, guest, judge
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from key_guest import Waiting, broker_at, guest_at, waiting
 from terminator_certificate import certificate
 
@@ -172,7 +173,7 @@ def test_a_courier_carries_a_key_to_the_guest(made: Desk, tmp_path: Path) -> Non
 
 def test_two_brokers_release_to_one_guest(made: Desk, tmp_path: Path, reach: Reach) -> None:
     (tmp_path / "other").mkdir()
-    with desk(tmp_path / "other") as other:
+    with desk(tmp_path / "other", signer=Ed25519PrivateKey.generate()) as other:
         found = Waiting(
             {"data": (other.store.public, [("data/x", 1)]), "weights": (made.store.public, [(RESOURCE, 1)])}
         )
@@ -190,7 +191,7 @@ def test_a_broker_that_the_guest_does_not_wait_for_is_not_asked_for_keys(
     made: Desk, tmp_path: Path, reach: Reach
 ) -> None:
     (tmp_path / "other").mkdir()
-    with desk(tmp_path / "other") as other:
+    with desk(tmp_path / "other", signer=Ed25519PrivateKey.generate()) as other:
         with guest_at(waiting(made), tmp_path / "guest") as url:
             done = Said(url, reach(other)).courier.deliver()
         assert len(other.entries()) == 3, "nothing is refused, because nothing was asked"

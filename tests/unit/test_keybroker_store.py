@@ -296,6 +296,63 @@ def test_a_damaged_key_is_named(tmp_path: Path) -> None:
         assert made.ask(samples.guest(samples.X25519))[0] == 503
 
 
+FORGED = {
+    "a release less": "UPDATE released SET count = 0",
+    "another policy": "UPDATE signed SET serial = 9",
+    "other owners": "UPDATE resource SET owners = CAST(replace(owners, 1, 2) AS BLOB)",
+    "a retired key": "UPDATE key SET retired = 0",
+    "another check value": "UPDATE key SET value = zeroblob(32)",
+    "a development store": "UPDATE meta SET value = x'01' WHERE name = 'development'",
+    "a value that is none": "UPDATE meta SET value = CAST(x'ff' AS BLOB) WHERE name = 'state'",
+    "no MAC": "DELETE FROM meta WHERE name = 'state'",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON log BEGIN UPDATE released SET count = 0; END",
+    "a line after the pinned head": "INSERT INTO log SELECT 9, line FROM log WHERE seq = 1",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_whoever_can_only_write_the_file_changes_nothing_that_counts(name: str, tmp_path: Path) -> None:
+    """Neither while the store is closed, nor while it is used."""
+    with desk(tmp_path, development=False, max_releases=1, simulated=False) as made:
+        resources.retire(made.store, RESOURCE, 1)
+        with made.store.changing(entry.Entry(entry.ADMIN)):
+            resources.count_release(made.store, RESOURCE, samples.policy())
+    good = made.path.read_bytes()
+    db = sqlite3.connect(made.path)
+    db.execute(FORGED[name])
+    db.commit()
+    db.close()
+    with pytest.raises(HostError, match=r"^store-changed: ") as found, store.opened(made.path, made.kek):
+        pass
+    assert found.value.exit_code == 5
+    made.path.write_bytes(good)
+    with store.opened(made.path, made.kek) as again:
+        again.db.execute(FORGED[name])
+        if "INTO log" not in FORGED[name]:  # which is read when the store is opened
+            with pytest.raises(HostError, match=r"^store-changed: "):
+                resources.export(again, RESOURCE, 1)
+
+
+def test_a_policy_counts_only_with_its_owners_signatures(tmp_path: Path) -> None:
+    """Even if the store has it: each release looks at them again."""
+    with desk(tmp_path) as made:
+        assert made.ask(samples.guest(samples.X25519))[0] == 200
+        forged = samples.signed(samples.policy(max_releases=9), 1)
+        with made.store.changing(entry.Entry(entry.ADMIN)):
+            made.store.db.execute("UPDATE signed SET envelope = ?", (forged.encode(),))
+        assert made.ask(samples.guest(samples.X25519))[0] == 503
+        with pytest.raises(HostError, match="store-damaged: resource model/qwen: policy-signatures"):
+            resources.find(made.store, RESOURCE)
+
+
+def test_an_entry_that_could_not_be_read_again_is_not_logged(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        before = made.entries()
+        with pytest.raises(EvidenceError, match="resource"), made.store.changing(entry.Entry(entry.ADMIN, "A B")):
+            pass
+        assert made.entries() == before
+
+
 def test_a_retired_key_is_kept_and_a_destroyed_one_is_gone(tmp_path: Path) -> None:
     with desk(tmp_path) as made:
         resources.retire(made.store, RESOURCE, 1)
@@ -358,7 +415,7 @@ def test_a_backup_that_is_older_than_what_is_pinned_is_refused_until_it_is_accep
     assert not made.path.exists(), "nothing is left of it"
     restored(tmp_path, made, accept_older=True)
     with store.opened(made.path, made.kek) as again:
-        assert again.tree.size == 4
+        assert [each["codes"] for each in map(json.loads, again.lines())][3:] == [["backup"], ["restore"]]
 
 
 def test_a_changed_backup_is_refused(tmp_path: Path) -> None:

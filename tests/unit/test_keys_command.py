@@ -60,9 +60,21 @@ def run(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 def with_policy(run: Run, *more: str) -> None:
     """A store with a resource and an accepted policy."""
-    run("init", "--development")
+    made = json.loads(run("init", "--development", "--json"))
     run("add", RESOURCE, "--owner", "a.pub", "--out", "qwen.key")
-    words = ["--resource", RESOURCE, "--serial", "1", "--image", "out/demo-cpu", "--not-after", LATER, *more]
+    words = [
+        "--resource",
+        RESOURCE,
+        "--broker",
+        made["ed25519"],
+        "--serial",
+        "1",
+        "--image",
+        "out/demo-cpu",
+        "--not-after",
+        LATER,
+        *more,
+    ]
     run("policy", "new", *words, "-o", "policy.json")
     run("policy", "sign", "policy.json", "--key", "a.pem")
     run("policy", "add", "policy.dsse")
@@ -107,9 +119,10 @@ def test_simulation_is_only_for_a_development_store(run: Run) -> None:
 
 
 def test_two_owners_sign_one_after_the_other(run: Run) -> None:
-    run("init")
+    broker = json.loads(run("init", "--json"))["ed25519"]
     run("add", RESOURCE, "--owner", "a.pub", "--owner", "b.pub", "--out", "k")
     words = ["--resource", RESOURCE, "--serial", "1", "--image-sha256", "11" * 32, "--not-after", LATER]
+    words += ["--broker", broker]
     run("policy", "new", *words, "--max-releases", "2", "--platform", "22" * 16, "-o", "p.json")
     assert "at most 2 releases, to 22222222" in run("policy", "sign", "p.json", "--key", "a.pem")
     assert "policy-signatures: signed by too few of the present owners" in run("policy", "add", "p.dsse", code=8)
@@ -117,7 +130,8 @@ def test_two_owners_sign_one_after_the_other(run: Run) -> None:
     run("policy", "sign", "p.dsse", "--key", "b.pem")
     assert "accepted, signed by" in run("policy", "add", "p.dsse")
     assert "policy-serial: got serial 1, expected more than 1" in run("policy", "add", "p.dsse", code=8)
-    run("policy", "owners", "--resource", RESOURCE, "--serial", "2", "--owner", "b.pub", "-o", "o.json")
+    next_owners = ["--resource", RESOURCE, "--broker", broker, "--serial", "2", "--owner", "b.pub"]
+    run("policy", "owners", *next_owners, "-o", "o.json")
     run("policy", "sign", "o.json", "--key", "a.pem")
     run("policy", "sign", "o.dsse", "--key", "b.pem")
     run("policy", "add", "o.dsse")
@@ -166,7 +180,7 @@ def test_a_head_in_a_release_is_compared_with_the_log(run: Run, tmp_path: Path) 
     assert "4 entries" in run(*words)
     for each in ("store", "store.head", "store.lock"):
         (tmp_path / f"broker.{each}").unlink()
-    with broker_samples.desk(tmp_path):
+    with broker_samples.desk(tmp_path, signer=Ed25519PrivateKey.generate()):
         pass
     assert "release: by broker" in run(*words, code=8), "of another store"
 
@@ -181,7 +195,19 @@ def test_the_unit_in_the_documents_uses_options_that_exist() -> None:
 
 def test_meaningless_options_are_usage_errors(run: Run) -> None:
     run("init")
-    words = ["policy", "new", "--resource", RESOURCE, "--serial", "1", "-o", "p", "--not-after"]
+    words = [
+        "policy",
+        "new",
+        "--resource",
+        RESOURCE,
+        "--broker",
+        "22" * 32,
+        "--serial",
+        "1",
+        "-o",
+        "p",
+        "--not-after",
+    ]
     digest = ["--image-sha256", "11" * 32]
     for said, bad in (
         ("belong together", ["rotate", RESOURCE]),
@@ -238,7 +264,7 @@ def test_no_secret_is_in_arguments_environment_or_output(
     opened = store.opened(tmp_path / "broker.store", f"passphrase:{tmp_path}/words")
     with caplog.at_level("DEBUG"), opened as found:
         key = resources.add(found, RESOURCE, broker_samples.role())
-        resources.set_policy(found, broker_samples.signed(broker_samples.policy()))
+        resources.set_policy(found, broker_samples.signed(broker_samples.policy(broker=found.public)))
         desk = Desk(tmp_path, "", found, Broker(found, broker_samples.judge, lambda: 1), key)
         assert desk.ask(guest(X25519))[0] == 200
         secrets = (found.root, found.secret(store.SIGNING, "", 1), key.key, passphrase.encode())

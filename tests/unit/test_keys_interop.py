@@ -23,6 +23,7 @@ from privml.events.crypt import Broker as Named
 from privml.events.crypt import Crypt, check_value
 from privml.keybroker import kek, resources, store
 from privml.keybroker.broker import Broker
+from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.store import VOLUME, Store
 from privml.output.volumekey import VolumeKey
 from privml.statement import predicate
@@ -40,7 +41,7 @@ def stored(folder: Path, owner: str, stack: ExitStack) -> Store:
     """A store with the owner's resource, whose key is that of the guest's volumes."""
     made = stack.enter_context(store.create(folder / owner, kek.make(f"file:{folder}/kek"), development=True))
     resources.add(made, OWNERS[owner], samples.role())
-    with made.changing():
+    with made.changing(Entry(ADMIN)):
         made.keep(VOLUME, OWNERS[owner], 1, VOLUME_KEY)
         made.db.execute("UPDATE key SET value = ?", (crypt(owner).check,))
     return made
@@ -71,7 +72,7 @@ def test_two_brokers_release_to_the_agent_and_it_becomes_ready(tmp_path: Path) -
 
         urls = []
         for owner, each in stores.items():
-            policy = samples.policy(resource=OWNERS[owner], images=(image,), not_after=now + 1000)
+            policy = samples.policy(resource=OWNERS[owner], broker=each.public, images=(image,), not_after=now + 1000)
             resources.set_policy(each, samples.signed(policy))
             key = VolumeKey(OWNERS[owner], 1, VOLUME_KEY)
             desk = samples.Desk(tmp_path, "", each, Broker(each, judge), key)

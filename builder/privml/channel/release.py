@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.errors import EvidenceError, Refused
+from privml.base.resource import generation_of, resource_of
 from privml.base.strictjson import Fields, b64, canonical, loads
 from privml.channel.hpke import Recipient, Sender
 from privml.channel.kem import KEMS, Kem, PrivateKey
@@ -35,8 +36,6 @@ NONCE_SIZE = 32
 _LABEL = FORMAT.encode() + b"\0"
 _AEAD = AEADS[0x0002]
 _BY_NAME = {kem.name: kem for kem in KEMS.values()}
-_MAX_NAME = 128
-_MAX_GENERATION = 2**31 - 1
 _MAX_LOG = 2**53 - 1
 _MAX_KEY = 1024
 
@@ -199,8 +198,8 @@ def _signed(statement: bytes, sealed: bytes) -> bytes:
 
 def _released(fields: Fields) -> Released:
     released = Released(
-        fields.text("resource", limit=_MAX_NAME),
-        fields.integer("generation", low=1, high=_MAX_GENERATION),
+        resource_of(fields),
+        generation_of(fields),
         fields.hexadecimal("check", 32),
         fields.hexadecimal("policy_sha256", 32),
     )
@@ -218,7 +217,7 @@ def _keys(plain: bytes, said: Statement) -> tuple[bytes, ...]:
 
 
 def _key(fields: Fields, said: Released) -> bytes:
-    name, generation = fields.text("resource", limit=_MAX_NAME), fields.integer("generation", high=_MAX_GENERATION)
+    name, generation = resource_of(fields), generation_of(fields)
     key = fields.base64("key", limit=_MAX_KEY)
     fields.end()
     if (name, generation) != (said.resource, said.generation):
@@ -259,9 +258,7 @@ class Request:
         resources = []
         for number, item in enumerate(fields.array("resources", limit=MAX_RESOURCES)):
             wanted = Fields(item, f"request.resources[{number}]")
-            resources.append(
-                (wanted.text("resource", limit=_MAX_NAME), wanted.integer("generation", low=1, high=_MAX_GENERATION))
-            )
+            resources.append((resource_of(wanted), generation_of(wanted)))
             wanted.end()
         fields.end()
         names = [name for name, _ in resources]

@@ -38,7 +38,8 @@ def keys() -> None:
       privml-build keys init
       privml-build keys add model/qwen --owner owner.pub --out qwen.key
       privml-build keys policy new --resource model/qwen --serial 1 \\
-        --image out/me --not-after 2027-06-01T00:00:00Z -o policy.json
+        --broker HEX --image out/me \\
+        --not-after 2027-06-01T00:00:00Z -o policy.json
       privml-build keys policy sign policy.json --key owner.pem
       privml-build keys policy add policy.dsse
       privml-build keys serve --expect out/me

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 _MAX_FILE = 2 * 1024 * 1024
 _ENVELOPE = ".dsse"
 _resource = click.option("--resource", metavar="NAME", required=True, help="The resource whose key it is about.")
+_broker = click.option(
+    "--broker",
+    "broker",
+    metavar="HEX",
+    required=True,
+    help="The public key of the broker at which it counts (64 hex digits); `keys show` has it.",
+)
 _serial = click.option(
     "--serial",
     metavar="N",
@@ -79,7 +86,8 @@ def policy() -> None:
     \b
     Examples:
       privml-build keys policy new --resource model/qwen --serial 1 \\
-        --image out/me --not-after 2027-06-01T00:00:00Z -o policy.json
+        --broker HEX --image out/me \\
+        --not-after 2027-06-01T00:00:00Z -o policy.json
       privml-build keys policy sign policy.json --key owner.pem
       privml-build keys policy add policy.dsse
     """
@@ -87,6 +95,7 @@ def policy() -> None:
 
 @policy.command()
 @_resource
+@_broker
 @_serial
 @click.option(
     "--image",
@@ -129,6 +138,7 @@ def policy() -> None:
 def new(
     *,
     resource: str,
+    broker: str,
     serial: int,
     images: tuple[Path, ...],
     digests: tuple[str, ...],
@@ -146,9 +156,10 @@ def new(
     \b
     Examples:
       privml-build keys policy new --resource model/qwen --serial 1 \\
-        --image out/me --not-after 2027-06-01T00:00:00Z -o policy.json
+        --broker HEX --image out/me \\
+        --not-after 2027-06-01T00:00:00Z -o policy.json
       privml-build keys policy new --resource model/qwen --serial 2 \\
-        --image out/me --image out/me-2 --max-releases 100 \\
+        --broker HEX --image out/me --image out/me-2 --max-releases 100 \\
         --min-tcb-evaluation 18 --not-after 2027-06-01T00:00:00Z -o policy.json
     """
     from privml.keybroker.policy import PPID_SIZE, ReleasePolicy
@@ -163,6 +174,7 @@ def new(
     only = tuple(sorted({_digits("--platform", each, PPID_SIZE) for each in platforms}))
     made = ReleasePolicy(
         resource,
+        _digits("--broker", broker, 32),
         serial,
         tuple(sorted(set(found))),
         end,
@@ -181,20 +193,23 @@ def new(
 
 @policy.command()
 @_resource
+@_broker
 @_serial
 @owner_options
 @_output
-def owners(*, resource: str, serial: int, owners: tuple[Path, ...], threshold: int | None, output: Path) -> None:
+def owners(
+    *, resource: str, broker: str, serial: int, owners: tuple[Path, ...], threshold: int | None, output: Path
+) -> None:
     """Write who the next owners are, for the present ones to sign, and for the next ones, too.
 
     \b
     Examples:
       privml-build keys policy owners --resource model/qwen --serial 3 \\
-        --owner new-a.pub --owner new-b.pub --threshold 2 -o owners.json
+        --broker HEX --owner new-a.pub --owner new-b.pub --threshold 2 -o owners.json
     """
     from privml.keybroker.policy import Owners
 
-    made = Owners(resource, serial, owners_of(owners, threshold))
+    made = Owners(resource, _digits("--broker", broker, 32), serial, owners_of(owners, threshold))
     _check(made)
     write_atomic(output, made.encode())
     _describe(made)
@@ -305,6 +320,7 @@ def _describe(document: Document) -> None:
     from privml.keybroker.policy import Owners
 
     show(f"resource {document.resource}, serial {document.serial}")
+    show(f"  at the broker with key {document.broker.hex()}")
     if isinstance(document, Owners):
         ids = ", ".join(key.keyid[:16] for key in document.role.keys)
         show(f"  next owners: {document.role.threshold} of {ids}")

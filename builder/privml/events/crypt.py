@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
+from privml.base.resource import MAX_RESOURCE, generation_of, resource_of
 from privml.base.strictjson import Fields, canonical
 
 CIPHER = "aes-xts-plain64"
@@ -25,36 +26,14 @@ LAST_SECTOR = b"privml-volume/v1\0".ljust(SECTOR_SIZE, b"\0")
 """The plaintext of an encrypted volume's last sector."""
 KEY_SIZE = 64
 """Bytes of a volume's key: two different AES-256 keys, for the data and for the tweak."""
-MAX_GENERATION = 2**31 - 1
 MAX_BROKERS = 16
-MAX_RESOURCE = 128
-RESOURCE_LIKE = "words of a-z, 0-9, dots and dashes joined by /, like model/qwen2.5"
-_RESOURCE = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*(?:/[a-z0-9]+(?:[.-][a-z0-9]+)*)*\Z")
 _BROKER = re.compile(r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z")
 _CHECK_LABEL = b"privml-key-check/v1\0"
-
-
-def is_resource(text: str) -> bool:
-    """True for a resource's name, as `RESOURCE_LIKE` describes it."""
-    return len(text) <= MAX_RESOURCE and _RESOURCE.match(text) is not None
 
 
 def is_broker(text: str) -> bool:
     """True for a broker's name: words of a-z and 0-9 joined by -."""
     return len(text) <= MAX_RESOURCE and _BROKER.match(text) is not None
-
-
-def resource_of(fields: Fields) -> str:
-    """Read ``resource``; ``EvidenceError`` if it is not one."""
-    text = fields.text("resource", limit=MAX_RESOURCE)
-    if not is_resource(text):
-        raise EvidenceError(f"{fields.path}.resource: got `{text}`, expected {RESOURCE_LIKE}")
-    return text
-
-
-def generation_of(fields: Fields) -> int:
-    """Read ``generation``; ``EvidenceError`` if it is not one."""
-    return fields.integer("generation", low=1, high=MAX_GENERATION)
 
 
 def check_key(key: bytes) -> None:

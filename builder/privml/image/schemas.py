@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from privml.base import strictjson
+from privml.base.resource import MAX_GENERATION, MAX_RESOURCE
 from privml.events import boots, network, volumes
 from privml.events.agent import NAMES
 from privml.events.configuration import MAX_GPUS
-from privml.events.crypt import CIPHER, MAX_GENERATION, MAX_RESOURCE, SECTOR_SIZE
+from privml.events.crypt import CIPHER, SECTOR_SIZE
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE

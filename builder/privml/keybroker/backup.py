@@ -30,7 +30,9 @@ _MAX_HEADER = 8192
 
 
 def write(store: Store, target: Path, kek: Kek) -> None:
-    """Write a backup of ``store`` to ``target``, encrypted under ``kek``."""
+    """Write a backup of ``store`` to ``target``, encrypted under ``kek``. It is logged first."""
+    with store.changing(Entry(ADMIN, codes=("backup",))):
+        pass
     key = os.urandom(keks.KEY_SIZE)
     header = canonical({"kek": dict(kek.parameters), "key": b64(kek.wrap(key, _START))})
     sealed = keks.seal(key, store.snapshot(), _START + header)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,9 @@ from privml.channel.release import Release, Released, Request, Statement, seal
 from privml.evidence.sections import RELEASE_KEYS
 from privml.keybroker import resources
 from privml.keybroker.challenges import Challenges
-from privml.keybroker.decision import PLATFORMS, Asking, Platform, Wanted, decide
+from privml.keybroker.decision import PLATFORMS, Asking, Platform, Wanted, decide, where_of
 from privml.keybroker.entry import REFUSE, RELEASE, Entry
+from privml.keybroker.refusallimit import RefusalLimit
 from privml.keybroker.resources import KeyRow
 from privml.keybroker.store import Store
 from privml.statement import predicate
@@ -86,9 +87,11 @@ class Broker:
     clock: Callable[[], float] = time.time
     challenges: Challenges = field(default_factory=Challenges)
     public: bytes = field(init=False)
+    refusals: RefusalLimit = field(init=False)
 
     def __post_init__(self) -> None:
         self.public = self.store.public
+        self.refusals = RefusalLimit(self.clock)
 
     def challenge(self) -> Answer:
         """A nonce for a document, good once and for 120 seconds, and the broker's public key."""
@@ -131,20 +134,25 @@ class Broker:
             return error(503, "store", "the broker's store cannot be used", retry_after=10)
 
     def _decided(self, guest: _Guest, request: Request) -> Answer:
-        rows = [resources.key(self.store, *each) for each in request.resources]
-        asked = [self._asking(guest, *each, row) for each, row in zip(request.resources, rows, strict=True)]
-        verdict = guest.judgement.verdict
-        objections = [decide(each) for each in asked]
-        reasons = [*verdict.refusals, *(each for found in objections for each in found)]
-        keys = guest.judgement.keys
-        sealing = None if keys is None else _release_key(keys)
-        if not reasons and sealing is None:
-            known = ", ".join(kem.name for kem in usable())
-            reasons.append(Refusal("release-key", "a key of an algorithm that is not usable here", known))
-        if reasons or sealing is None:
-            return self._refuse(guest, asked, reasons)
-        wanted = [row for row in rows if row is not None]
-        return self._release(guest, asked, wanted, sealing)
+        with self.store.changing() as entries:
+            rows = [resources.key(self.store, *each) for each in request.resources]
+            asked = [self._asking(guest, *each, row) for each, row in zip(request.resources, rows, strict=True)]
+            reasons = _reasons(guest, asked)
+            keys = guest.judgement.keys
+            sealing = None if keys is None else _release_key(keys)
+            if not reasons and sealing is None:
+                known = ", ".join(kem.name for kem in usable())
+                reasons = [Refusal("release-key", "a key of an algorithm that is not usable here", known)]
+            if reasons or sealing is None:
+                entries.extend(self._refusal(guest, asked, reasons))
+                return _refused(asked, reasons)
+            wanted = [row for row in rows if row is not None]
+            secrets = tuple(resources.volume_key(self.store, row) for row in wanted)
+            entries.extend(_entry(guest, each, RELEASE, ()) for each in asked)
+            for each in asked:
+                assert each.wanted.policy is not None
+                resources.count_release(self.store, each.wanted.resource, each.wanted.policy)
+        return self._release(guest, asked, wanted, secrets, sealing)
 
     def _asking(self, guest: _Guest, name: str, generation: int, row: KeyRow | None) -> Asking:
         found = resources.find(self.store, name)
@@ -161,22 +169,25 @@ class Broker:
         now = int(self.clock())
         return Asking(wanted, outcome, guest.image, guest.platform, now, self.store.development)
 
-    def _refuse(self, guest: _Guest, asked: Sequence[Asking], reasons: Sequence[Refusal]) -> Answer:
+    def _refusal(self, guest: _Guest, asked: Sequence[Asking], reasons: Sequence[Refusal]) -> Iterator[Entry]:
+        """The entry of a refusal, one a document, unless its machine has enough of them."""
+        platform = guest.platform
+        if not self.refusals.admits(b"" if platform is None else platform.id):
+            log.warning("refusals that are not logged, in this hour: %d", self.refusals.unlogged)
+            return
         codes = tuple(dict.fromkeys(reason.code for reason in reasons))
-        with self.store.changing(*(_entry(guest, each, REFUSE, codes) for each in asked)):
-            pass
-        names = ", ".join(each.wanted.resource for each in asked)
-        log.info("refused %s: %s", names, ", ".join(codes))
-        return error(403, "refused", f"{names} is not released to this guest", reasons)
+        known = [each for each in asked if each.wanted.known]
+        objected = [each for each in known if any(reason.where == where_of(each.wanted) for reason in reasons)]
+        yield _entry(guest, next(iter(objected or known), None), REFUSE, codes)
 
     def _release(
-        self, guest: _Guest, asked: Sequence[Asking], rows: Sequence[KeyRow], sealing: tuple[str, bytes]
+        self,
+        guest: _Guest,
+        asked: Sequence[Asking],
+        rows: Sequence[KeyRow],
+        secrets: tuple[bytes, ...],
+        sealing: tuple[str, bytes],
     ) -> Answer:
-        secrets = tuple(resources.volume_key(self.store, row) for row in rows)
-        with self.store.changing(*(_entry(guest, each, RELEASE, ()) for each in asked)):
-            for each in asked:
-                assert each.wanted.policy is not None
-                resources.count_release(self.store, each.wanted.resource, each.wanted.policy)
         signing = self.store.signing_key
         statement = Statement(
             broker=signing.public_key().public_bytes_raw(),
@@ -195,6 +206,17 @@ class Broker:
 
 def _used() -> Answer:
     return error(403, "challenge", "this nonce is not open: it was used, is too old, or is another broker's")
+
+
+def _reasons(guest: _Guest, asked: Sequence[Asking]) -> list[Refusal]:
+    """Why the guest gets nothing: those of the verdict, and only for a guest without any what owners object to."""
+    return list(guest.judgement.verdict.refusals) or [reason for each in asked for reason in decide(each)]
+
+
+def _refused(asked: Sequence[Asking], reasons: Sequence[Refusal]) -> Answer:
+    names = ", ".join(each.wanted.resource for each in asked)
+    log.info("refused %s: %s", names, ", ".join(dict.fromkeys(reason.code for reason in reasons)))
+    return error(403, "refused", f"{names} is not released to this guest", reasons)
 
 
 def _evidence() -> Answer:
@@ -220,12 +242,13 @@ def _released(row: KeyRow, asking: Asking) -> Released:
     return Released(row.resource, row.generation, row.check, asking.wanted.policy.sha256)
 
 
-def _entry(guest: _Guest, asking: Asking, kind: str, codes: tuple[str, ...]) -> Entry:
-    policy = asking.wanted.policy
+def _entry(guest: _Guest, asking: Asking | None, kind: str, codes: tuple[str, ...]) -> Entry:
+    """An entry about a guest, and about a key of the store that it asked for (None: it asked for no such key)."""
+    policy = None if asking is None else asking.wanted.policy
     return Entry(
         kind,
-        asking.wanted.resource,
-        asking.wanted.generation,
+        "" if asking is None else asking.wanted.resource,
+        0 if asking is None else asking.wanted.generation,
         codes,
         document_sha256=guest.document_sha256,
         quote_sha256=guest.judgement.facts.claims.evidence_sha256,

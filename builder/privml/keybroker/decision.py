@@ -1,12 +1,13 @@
 """Decide whether one key is released to a guest: what the store and the owners' policy say, besides the verdict.
 
 Pure: records in, refusals out. `verify.check` decides whether the guest is the image that it claims to be; here is
-what its owners demand. Refusals are records of `verify.verdict`, with the codes in `CODES`.
+what its owners demand. Refusals are records of `verify.verdict`, with the codes in `CODES`. They say what the guest
+is, and name the policy by its SHA-256: what else is in it is no business of whoever asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from privml.base.times import time_text
@@ -15,6 +16,9 @@ from privml.evidence.tdx.claims import QuoteFacts
 from privml.keybroker.policy import ReleasePolicy
 from privml.verify.rules import any_of, refuses
 from privml.verify.verdict import Outcome, Refusal
+
+MAX_LISTED = 16
+"""Advisories of a platform that a refusal lists."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Asking:
 def key(asking: Asking) -> Iterator[Refusal]:
     """Check that the key is there and has a policy."""
     wanted = asking.wanted
-    name = f"{wanted.resource} generation {wanted.generation}"
+    name = where_of(wanted)
     if not wanted.known:
         yield Refusal("release-resource", name, "a resource and generation of this broker")
     elif wanted.retired:
@@ -99,38 +103,54 @@ def policy(asking: Asking) -> Iterator[Refusal]:
     found = asking.wanted.policy
     if found is None:
         return
+    name = _named(found)
     if asking.now > found.not_after:
         yield Refusal("release-expired", f"now {time_text(asking.now)}", f"before {time_text(found.not_after)}")
     if asking.image not in found.images:
-        yield Refusal("release-image", asking.image.hex(), any_of(image.hex() for image in found.images))
+        yield Refusal("release-image", asking.image.hex(), f"an image of {name}")
     if asking.platform is None:
         yield Refusal("release-platform", "a machine of another TEE", f"this broker judges {any_of(PLATFORMS)} only")
     else:
         yield from _platform(asking.platform, found)
     if found.max_releases is not None and asking.wanted.released >= found.max_releases:
-        yield Refusal("release-limit", f"{asking.wanted.released} releases", f"at most {found.max_releases}")
+        yield Refusal("release-limit", "no release is left", f"at most as many as {name} allows")
     if asking.outcome is Outcome.ACCEPTED_SIMULATED and not (found.simulated and asking.development):
         expected = "genuine hardware" if not found.simulated else "a store made with --development"
         yield Refusal("release-simulated", "simulated evidence", expected)
 
 
 def _platform(platform: Platform, found: ReleasePolicy) -> Iterator[Refusal]:
-    if platform.id in found.denied:
-        yield Refusal("release-platform", platform.id.hex(), "a machine that is not denied")
-    elif found.platforms is not None and platform.id not in found.platforms:
-        yield Refusal("release-platform", platform.id.hex(), any_of(each.hex() for each in found.platforms) or "none")
+    name = _named(found)
+    if platform.id in found.denied or (found.platforms is not None and platform.id not in found.platforms):
+        yield Refusal("release-platform", platform.id.hex(), f"a machine that {name} allows")
     if platform.tcb_evaluation < found.min_tcb_evaluation:
-        yield Refusal("release-tcb-evaluation", str(platform.tcb_evaluation), f"at least {found.min_tcb_evaluation}")
-    if denied := sorted(set(platform.advisories) & set(found.advisories_denied)):
-        yield Refusal("release-advisory", ", ".join(denied), "a platform without them")
+        yield Refusal("release-tcb-evaluation", str(platform.tcb_evaluation), f"at least what {name} demands")
+    if set(platform.advisories) & set(found.advisories_denied):
+        yield Refusal(
+            "release-advisory", _listed(platform.advisories), f"a platform without those that {name} denies"
+        )
+
+
+def _named(policy: ReleasePolicy) -> str:
+    return f"policy {policy.sha256.hex()}"
+
+
+def _listed(advisories: Sequence[str]) -> str:
+    more = len(advisories) - MAX_LISTED
+    return ", ".join(advisories[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 CODES: Mapping[str, str] = {**key.codes, **policy.codes}
 """Every code of this module and what it means."""
 
 
+def where_of(wanted: Wanted) -> str:
+    """How refusals name a key."""
+    return f"{wanted.resource} generation {wanted.generation}"
+
+
 def decide(asking: Asking) -> tuple[Refusal, ...]:
     """Why the key is not released; empty if it is, provided that the guest was accepted."""
-    where = f"{asking.wanted.resource} generation {asking.wanted.generation}"
+    where = where_of(asking.wanted)
     found = (*key(asking), *policy(asking))
     return tuple(Refusal(each.code, each.got, each.expected, each.where or where) for each in found)

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError, Refused
+from privml.base.resource import MAX_GENERATION, MAX_RESOURCE, is_resource
 from privml.base.strictjson import Fields, canonical
 from privml.channel.release import LogHead
-from privml.events.crypt import MAX_GENERATION, is_resource
 from privml.keybroker.tree import Tree
 
 RELEASE = "release"
@@ -83,7 +83,7 @@ def parse(line: bytes, seq: int, prev: bytes) -> Entry:
     if fields.hexadecimal("prev", 32) != prev:
         raise EvidenceError(f"{what}: does not follow the line before it, which was changed or removed")
     kind = fields.text("kind", one_of=KINDS)
-    resource = fields.text("resource", limit=128)
+    resource = fields.text("resource", limit=MAX_RESOURCE)
     if resource and not is_resource(resource):
         raise EvidenceError(f"{what}.resource: got `{resource}`, expected a resource's name")
     generation = fields.integer("generation", high=MAX_GENERATION)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
+from privml.base.resource import resource_of
 from privml.base.strictjson import Fields, canonical, loads, unhex
-from privml.events.crypt import resource_of
 from privml.statement.keys import MAX_KEYS, Role
 from privml.statement.signed import verify
 from privml.statement.tufkeys import key_from, key_to_dict, role_from, role_to_dict
@@ -33,7 +33,7 @@ PPID_SIZE = 16
 
 @dataclass(frozen=True)
 class ReleasePolicy:
-    """What a guest must be to get the key of ``resource``.
+    """What a guest must be to get the key of ``resource`` from ``broker``, named by its Ed25519 public key.
 
     ``images`` are SHA-256 digests of predicates. ``denied`` are platforms (PPIDs of 16 bytes) that never get it,
     ``platforms`` the only ones that do (None: any). ``not_after`` is in Unix seconds by the broker's clock.
@@ -42,6 +42,7 @@ class ReleasePolicy:
     """
 
     resource: str
+    broker: bytes
     serial: int
     images: tuple[bytes, ...]
     not_after: int
@@ -58,6 +59,7 @@ class ReleasePolicy:
             {
                 "format": POLICY,
                 "resource": self.resource,
+                "broker": self.broker.hex(),
                 "serial": self.serial,
                 "images": [{"predicate_sha256": each.hex()} for each in self.images],
                 "denied": [each.hex() for each in self.denied],
@@ -87,6 +89,7 @@ class ReleasePolicy:
             image.end()
         policy = cls(
             resource=resource_of(fields),
+            broker=fields.hexadecimal("broker", 32),
             serial=_serial(fields),
             images=_sorted(images, "policy.images"),
             denied=_ppids(fields.array("denied", limit=MAX_PLATFORMS), "policy.denied"),
@@ -107,15 +110,16 @@ class ReleasePolicy:
 
 @dataclass(frozen=True)
 class Owners:
-    """The next owners of a resource: their keys, and how many of them must sign its policies."""
+    """The next owners of a resource at ``broker``: their keys, and how many of them must sign its policies."""
 
     resource: str
+    broker: bytes
     serial: int
     role: Role
 
     def encode(self) -> bytes:
         """The payload."""
-        said = {"format": OWNERS, "resource": self.resource, "serial": self.serial}
+        said = {"format": OWNERS, "resource": self.resource, "broker": self.broker.hex(), "serial": self.serial}
         return canonical({**said, **owners_dict(self.role)})
 
     @property
@@ -128,7 +132,7 @@ class Owners:
         """Read a payload; ``EvidenceError`` for anything but these fields in canonical JSON."""
         fields = Fields(loads(data, what="owners", limit=MAX_POLICY), "owners")
         fields.text("format", one_of=(OWNERS,))
-        owners = cls(resource_of(fields), _serial(fields), owners_from(fields))
+        owners = cls(resource_of(fields), fields.hexadecimal("broker", 32), _serial(fields), owners_from(fields))
         if owners.encode() != data:
             raise EvidenceError("owners: not canonical JSON")
         return owners
@@ -173,10 +177,11 @@ def payload_type(document: Document) -> str:
     return POLICY_TYPE if isinstance(document, ReleasePolicy) else OWNERS_TYPE
 
 
-def accept(envelope: dsse.Envelope, resource: str, owners: Role, serial: int) -> Accepted:
-    """The document in ``envelope``, if it is for ``resource``, newer than ``serial``, and signed by enough owners.
+def accept(envelope: dsse.Envelope, resource: str, owners: Role, serial: int, *, broker: bytes) -> Accepted:
+    """The document in ``envelope``, if it is for ``resource`` at ``broker``, newer than ``serial`` and signed.
 
-    ``Refused`` if not, by name. The next owners must sign as well, so that nobody is locked out by a wrong key.
+    Enough of ``owners`` must have signed it; ``Refused`` if not, by name. The next owners must sign as well, so that
+    nobody is locked out by a wrong key.
     """
     kind = envelope.payload_type
     if kind not in _DECODERS:
@@ -185,6 +190,11 @@ def accept(envelope: dsse.Envelope, resource: str, owners: Role, serial: int) ->
     document = read_unsigned(envelope)
     if document.resource != resource:
         raise Refused(f"policy-resource: got `{document.resource}`, expected `{resource}`")
+    if document.broker != broker:
+        raise Refused(
+            f"policy-broker: for the broker with key {document.broker.hex()}, expected {broker.hex()}",
+            hint="a policy counts at one broker: `keys show` prints its key, for `keys policy new --broker`",
+        )
     if document.serial <= serial:
         raise Refused(
             f"policy-serial: got serial {document.serial}, expected more than {serial}",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from privml.base import dsse
-from privml.base.errors import EvidenceError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.base.resource import MAX_GENERATION, RESOURCE_LIKE, is_resource
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events.crypt import KEY_SIZE, MAX_GENERATION, RESOURCE_LIKE, check_key, check_value, is_resource
+from privml.events.crypt import KEY_SIZE, check_key, check_value
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.policy import (
     MAX_POLICY,
@@ -31,8 +32,13 @@ class Resource:
 
     name: str
     owners: Role
-    serial: int
-    policy: ReleasePolicy | None
+    serial: int = 0
+    policy: ReleasePolicy | None = None
+
+    @property
+    def policy_serial(self) -> int:
+        """The serial of the policy; 0 before the first."""
+        return 0 if self.policy is None else self.policy.serial
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,14 @@ def add(store: Store, name: str, owners: Role) -> VolumeKey:
     """Add a resource with its first key. ``owners`` must sign its policies."""
     if not is_resource(name):
         raise UsageError(f"`{name[:80]}`: expected {RESOURCE_LIKE}")
-    if find(store, name) is not None:
-        raise Refused(
-            f"resource-exists: there is a resource {name} already",
-            hint=f"`privml-build keys rotate {name}` makes its next key",
-        )
     made = VolumeKey(name, 1, _new_key())
     with store.changing(Entry(ADMIN, name, 1, ("add",))):
-        store.db.execute("INSERT INTO resource VALUES (?, ?, 0, NULL)", (name, canonical(owners_dict(owners))))
+        if find(store, name) is not None:
+            raise Refused(
+                f"resource-exists: there is a resource {name} already",
+                hint=f"`privml-build keys rotate {name}` makes its next key",
+            )
+        store.db.execute("INSERT INTO resource VALUES (?, ?)", (name, canonical(owners_dict(owners))))
         _keep(store, made)
     return made
 
@@ -89,28 +95,23 @@ def retire(store: Store, name: str, generation: int, *, destroy: bool = False) -
 
 def export(store: Store, name: str, generation: int) -> VolumeKey:
     """A key once more, for building the same image again; it is logged first."""
-    row = key(store, name, generation)
-    if row is None:
-        raise _unknown(f"{name} has no generation {generation}")
-    found = VolumeKey(name, generation, volume_key(store, row))
     with store.changing(Entry(ADMIN, name, generation, ("export",))):
-        pass
-    return found
+        row = key(store, name, generation)
+        if row is None:
+            raise _unknown(f"{name} has no generation {generation}")
+        return VolumeKey(name, generation, volume_key(store, row))
 
 
 def set_policy(store: Store, envelope: dsse.Envelope) -> Accepted:
     """Accept a policy, or the next owners, of the resource that ``envelope`` names; ``Refused`` by name if not."""
     name = read_unsigned(envelope).resource
-    resource = _found(store, name)
-    accepted = accept(envelope, name, resource.owners, resource.serial)
-    document = accepted.document
-    with store.changing(_logged(accepted)):
-        store.db.execute("UPDATE resource SET serial = ? WHERE name = ?", (document.serial, name))
-        if isinstance(document, ReleasePolicy):
-            store.db.execute("UPDATE resource SET policy = ? WHERE name = ?", (document.encode(), name))
-        else:
-            owners = canonical(owners_dict(document.role))
-            store.db.execute("UPDATE resource SET owners = ? WHERE name = ?", (owners, name))
+    with store.changing() as entries:
+        resource = _found(store, name)
+        accepted = accept(envelope, name, resource.owners, resource.serial, broker=store.public)
+        entries.append(_logged(accepted))
+        if isinstance(accepted.document, ReleasePolicy):
+            store.db.execute("DELETE FROM signed WHERE resource = ? AND serial = ?", (name, resource.policy_serial))
+        store.db.execute("INSERT INTO signed VALUES (?, ?, ?)", (name, accepted.document.serial, envelope.encode()))
     return accepted
 
 
@@ -121,17 +122,19 @@ def _logged(accepted: Accepted) -> Entry:
 
 
 def find(store: Store, name: str) -> Resource | None:
-    """The resource of that name; None if there is none."""
+    """The resource of that name, as its owners' signatures prove it; None if there is none."""
     with store.mutex:
-        row = store.db.execute("SELECT owners, serial, policy FROM resource WHERE name = ?", (name,)).fetchone()
-    return None if row is None else _resource(name, *row)
+        row = store.db.execute("SELECT owners FROM resource WHERE name = ?", (name,)).fetchone()
+        query = "SELECT envelope FROM signed WHERE resource = ? ORDER BY serial"
+        envelopes = [envelope for (envelope,) in store.db.execute(query, (name,))]
+        return None if row is None else _resource(name, row[0], envelopes, store.public)
 
 
 def listed(store: Store) -> list[tuple[Resource, tuple[KeyRow, ...]]]:
     """All resources with the generations of their keys, by name."""
     with store.mutex:
-        rows = store.db.execute("SELECT name, owners, serial, policy FROM resource ORDER BY name").fetchall()
-    return [(_resource(*row), _keys(store, row[0])) for row in rows]
+        names = [name for (name,) in store.db.execute("SELECT name FROM resource ORDER BY name").fetchall()]
+        return [(_found(store, name), _keys(store, name)) for name in names]
 
 
 def key(store: Store, name: str, generation: int) -> KeyRow | None:
@@ -193,9 +196,19 @@ def _unknown(message: str) -> Refused:
     return Refused(f"resource-unknown: {message}", hint="`privml-build keys show` lists what the store has")
 
 
-def _resource(name: str, owners: bytes, serial: int, policy: bytes | None) -> Resource:
+def _resource(name: str, owners: bytes, envelopes: Sequence[bytes], broker: bytes) -> Resource:
+    """Accept what owners signed once more, from the first owners on."""
     try:
-        role = owners_from(Fields(loads(owners, what="owners", limit=MAX_POLICY), "owners"))
-        return Resource(name, role, serial, None if policy is None else ReleasePolicy.decode(policy))
-    except (EvidenceError, sqlite3.Error) as error:
-        raise Refused(f"store-damaged: resource {name}: {error}", hint="restore the store from its backup") from error
+        found = Resource(name, owners_from(Fields(loads(owners, what="owners", limit=MAX_POLICY), "owners")))
+        for envelope in envelopes:
+            signed = dsse.decode(envelope)
+            document = accept(signed, name, found.owners, found.serial, broker=broker).document
+            if isinstance(document, ReleasePolicy):
+                found = replace(found, serial=document.serial, policy=document)
+            else:
+                found = replace(found, serial=document.serial, owners=document.role)
+    except (EvidenceError, Refused) as error:
+        raise HostError(
+            f"store-damaged: resource {name}: {error.message}", hint="restore the store from its backup"
+        ) from error
+    return found

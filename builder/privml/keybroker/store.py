@@ -1,14 +1,17 @@
 """A broker's store: one sqlite file, used by one process at a time.
 
 The root (32 random bytes, one generation at a time) is wrapped by a key that is not in the file (`keybroker.kek`).
-Every other secret is wrapped under a key derived from the root. Each change writes its log entry in the same
-transaction, is synced to disk, and then pinned (`keybroker.head`), before anybody gets an answer.
+Every other secret is wrapped under a key derived from the root. A MAC under another such key covers every row, the
+tables' definitions and the head of the log, so whoever can only write the file can change nothing. Each change writes
+its log entry and the MAC in the same transaction, is synced to disk, and then pinned (`keybroker.head`), before
+anybody gets an answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -27,7 +30,7 @@ from privml.base.errors import HostError, UsageError
 from privml.base.strictjson import canonical
 from privml.keybroker import head as heads
 from privml.keybroker import kek as keks
-from privml.keybroker.entry import ADMIN, START, Entry, digest
+from privml.keybroker.entry import ADMIN, START, Entry, digest, parse
 from privml.keybroker.head import STORE_ID_SIZE, Head
 from privml.keybroker.kek import Ask, Kek
 from privml.keybroker.tree import Tree
@@ -37,18 +40,33 @@ ROOT_SIZE = 32
 _SALT_SIZE = 32
 SIGNING = "signing"
 VOLUME = "volume"
+# WITHOUT ROWID makes a table one tree: looking for a row finds the rows that the MAC covers, and no others.
 _SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE root (generation INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE root (generation INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE secret (use TEXT NOT NULL, resource TEXT NOT NULL, generation INTEGER NOT NULL, salt BLOB NOT NULL,
-  sealed BLOB NOT NULL, PRIMARY KEY (use, resource, generation)) STRICT;
-CREATE TABLE resource (name TEXT PRIMARY KEY, owners BLOB NOT NULL, serial INTEGER NOT NULL, policy BLOB) STRICT;
+  sealed BLOB NOT NULL, PRIMARY KEY (use, resource, generation)) STRICT, WITHOUT ROWID;
+CREATE TABLE resource (name TEXT PRIMARY KEY, owners BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE signed (resource TEXT NOT NULL, serial INTEGER NOT NULL, envelope BLOB NOT NULL,
+  PRIMARY KEY (resource, serial)) STRICT, WITHOUT ROWID;
 CREATE TABLE key (resource TEXT NOT NULL, generation INTEGER NOT NULL, value BLOB NOT NULL, retired INTEGER NOT NULL,
-  PRIMARY KEY (resource, generation)) STRICT;
+  PRIMARY KEY (resource, generation)) STRICT, WITHOUT ROWID;
 CREATE TABLE released (resource TEXT NOT NULL, policy BLOB NOT NULL, count INTEGER NOT NULL,
-  PRIMARY KEY (resource, policy)) STRICT;
+  PRIMARY KEY (resource, policy)) STRICT, WITHOUT ROWID;
 CREATE TABLE log (seq INTEGER PRIMARY KEY, line BLOB NOT NULL) STRICT;
 """
+_STATE = "state"
+_COVERED = (
+    "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name",
+    "SELECT name, value FROM meta WHERE name <> 'state' ORDER BY name",
+    "SELECT generation, wrapped FROM root ORDER BY generation",
+    "SELECT use, resource, generation, salt, sealed FROM secret ORDER BY use, resource, generation",
+    "SELECT name, owners FROM resource ORDER BY name",
+    "SELECT resource, serial, envelope FROM signed ORDER BY resource, serial",
+    "SELECT resource, generation, value, retired FROM key ORDER BY resource, generation",
+    "SELECT resource, policy, count FROM released ORDER BY resource, policy",
+)
+"""Everything that the MAC covers besides the head of the log, which covers table `log`."""
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -78,22 +96,57 @@ class Store:
         return Head(self.id, self.root_generation, self.tree.head)
 
     @contextlib.contextmanager
-    def changing(self, *entries: Entry) -> Iterator[None]:
-        """Make a change and log ``entries`` in one transaction, and pin it. Nothing is changed if the block fails.
+    def changing(self, *entries: Entry) -> Iterator[list[Entry]]:
+        """Check the store, make a change and log ``entries`` in one transaction, and pin it.
 
-        ``HostError`` (`store-full`) if it cannot be written.
+        Yields a list to which the block adds entries that depend on what it reads; without any, it changes nothing.
+        Nothing is changed if the block fails. ``HostError``: `store-full` if it cannot be written, `store-changed` as
+        of `check`.
         """
+        logged = list(entries)
         with self.mutex:
             with _writing(self.path), _transaction(self.db):
-                yield
-                tree, last = self._log(entries)
-            self.tree, self.last = tree, last
-            heads.write(self.head_path, self.head)
+                if self.tree.size:  # a store that is being made has no MAC yet
+                    self.check()
+                before = self.db.total_changes
+                yield logged
+                if not logged and self.db.total_changes != before:
+                    raise AssertionError("a change of the store without an entry in its log")
+                tree, last = self._log(logged)
+                if logged:
+                    self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, self._mac(tree)))
+            if logged:
+                self.tree, self.last = tree, last
+                heads.write(self.head_path, self.head)
+
+    def check(self) -> None:
+        """``HostError`` (`store-changed`) if anybody without the root changed anything in the file."""
+        try:
+            row = self.db.execute("SELECT value FROM meta WHERE name = ?", (_STATE,)).fetchone()
+            same = row is not None and hmac.compare_digest(bytes(row[0]), self._mac(self.tree))
+        except (ValueError, TypeError, sqlite3.DatabaseError):  # values that are never written here
+            same = False
+        if not same:
+            raise HostError(
+                f"store-changed: {self.path} has rows or log entries that this broker did not write",
+                hint="nothing of it is used: find out who can write the file, and restore the store from its backup",
+            )
+
+    def _mac(self, tree: Tree) -> bytes:
+        """The MAC over everything but the secrets' own plaintext, with ``tree`` for the log."""
+        found = hmac.new(_derived(self.root, b"", canonical({"use": _STATE})), digestmod="sha256")
+        found.update(canonical({"size": tree.size, "root": tree.head.root.hex()}))
+        for number, query in enumerate(_COVERED):
+            for row in self.db.execute(query):
+                shown = [each.hex() if isinstance(each, bytes) else each for each in row]
+                found.update(b"\n" + canonical([number, *shown]))
+        return found.digest()
 
     def _log(self, entries: Sequence[Entry]) -> tuple[Tree, bytes]:
         tree, last = self.tree.copy(), self.last
         for entry in entries:
             line = entry.line(tree.size, last)
+            parse(line, tree.size, last)  # what could not be read again must not get into the log
             self.db.execute("INSERT INTO log VALUES (?, ?)", (tree.size, line))
             tree.append(line)
             last = digest(line)
@@ -146,10 +199,10 @@ class Store:
         """
         with self.mutex:
             old = (self.root, self.root_generation, self.kek)
-            rows = self.db.execute("SELECT use, resource, generation FROM secret").fetchall()
-            opened = [(*row, self.secret(*row)) for row in rows]
             try:
                 with self.changing(Entry(ADMIN, codes=("rotate-root" if kek is None else "rotate-kek",))):
+                    rows = self.db.execute("SELECT use, resource, generation FROM secret").fetchall()
+                    opened = [(*row, self.secret(*row)) for row in rows]
                     self.root, self.root_generation = os.urandom(ROOT_SIZE), self.root_generation + 1
                     self.kek = kek or self.kek
                     for row in opened:
@@ -308,16 +361,19 @@ def opened(
 ) -> Iterator[Store]:
     """Open the store at ``path`` with the key that the URI ``kek`` names.
 
-    ``Refused`` for a wrong key, and for a store or log that is older than the one last pinned. With ``pinned`` false,
-    the pinned head is not compared: only for checking a log of which it was lost.
+    ``Refused`` for a wrong key, and for a store or log that is older than the one last pinned; ``HostError``
+    (`store-changed`) for one that somebody without the key changed. With ``pinned`` false, the pinned head is not
+    compared: only for checking a log of which it was lost.
     """
     if not path.is_file():
         raise UsageError(f"there is no store at {path}", hint="make one with `privml-build keys init --store FILE`")
     path = path.resolve()
     with locked(path), contextlib.closing(_connected(path)) as db:
         store = _read(path, db, kek, ask, head or beside(path, "head"))
-        if pinned:
-            _compare(store)
+        before = _compare(store) if pinned else store.head
+        store.check()
+        if before != store.head:  # a crash came before the pinning
+            heads.write(store.head_path, store.head)
         yield store
 
 
@@ -347,8 +403,8 @@ def _read(path: Path, db: sqlite3.Connection, kek_uri: str, ask: Ask | None, hea
     return Store(path, head, db, meta["id"], meta["development"] == b"\1", kek, generation, root, tree, last)
 
 
-def _compare(store: Store) -> None:
-    """Compare with the pinned head, and pin again what a crash left unpinned."""
+def _compare(store: Store) -> Head:
+    """The pinned head; ``Refused`` if the store does not continue it."""
     pinned = heads.read(store.head_path)
     root_at: bytes | None = store.tree.head.root
     if pinned.log.size < store.tree.size:
@@ -357,5 +413,4 @@ def _compare(store: Store) -> None:
     elif pinned.log.size > store.tree.size:
         root_at = None
     heads.compare(pinned, store.head, root_at)
-    if pinned != store.head:
-        heads.write(store.head_path, store.head)
+    return pinned

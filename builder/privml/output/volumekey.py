@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, InputsError
+from privml.base.resource import generation_of, resource_of
 from privml.base.strictjson import Fields, b64, canonical, loads
-from privml.events.crypt import KEY_SIZE, Crypt, check_key, check_value, generation_of, resource_of
+from privml.events.crypt import KEY_SIZE, Crypt, check_key, check_value
 
 FORMAT = "privml-volume-key/v1"
 MODE = 0o600

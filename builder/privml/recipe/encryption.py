@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
-from privml.events.crypt import MAX_BROKERS, MAX_RESOURCE, RESOURCE_LIKE, is_resource
+from privml.base.resource import MAX_RESOURCE, RESOURCE_LIKE, is_resource
+from privml.events.crypt import MAX_BROKERS
 from privml.recipe.section import CONFIG, Section, about
 
 BrokerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", max_length=MAX_RESOURCE)]
