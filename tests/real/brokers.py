@@ -58,15 +58,36 @@ class Owner:
     def begin(self) -> str:
         """Make owner's key, store and the resource's key; gives the broker's public key for recipes."""
         self.folder.mkdir(parents=True)
-        private = Ed25519PrivateKey.generate()
-        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (self.folder / "owner.pem").write_bytes(pem)
-        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (self.folder / "owner.pub").write_bytes(public)
+        self._make_key("owner")
         made = json.loads(self.keys("init", *self.store, "--development", "--json"))
         owner = ("--owner", str(self.folder / "owner.pub"))
         self.keys("add", self.resource, *self.store, *owner, "--out", str(self.key))
         return str(made["ed25519"])
+
+    def _make_key(self, name: str) -> None:
+        private = Ed25519PrivateKey.generate()
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (self.folder / f"{name}.pem").write_bytes(pem)
+        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (self.folder / f"{name}.pub").write_bytes(public)
+
+    def rotate(self, serial: int) -> None:
+        """Rotate everything that can be: the store's root, the resource's key, and the owner's key."""
+        self.keys("rotate", *self.store)
+        self.keys("rotate", self.resource, *self.store, "--out", str(self.folder / "next.key"))
+        self._make_key("next")
+        change, signed = self.folder / "owners.json", self.folder / "owners.dsse"
+        words = ("--resource", self.resource, "--broker", self.public, "--serial", str(serial))
+        self.keys("policy", "owners", *words, "--owner", str(self.folder / "next.pub"), "-o", str(change))
+        for name in ("owner", "next"):
+            self.keys("policy", "sign", str(change), "--key", str(self.folder / f"{name}.pem"))
+        self.keys("policy", "add", str(signed), *self.store)
+        (self.folder / "next.pem").replace(self.folder / "owner.pem")
+
+    @property
+    def public(self) -> str:
+        """The broker's public key, in hex."""
+        return str(json.loads(self.keys("show", *self.store, "--json"))["ed25519"])
 
     def allow(self, serial: int, *images: Path) -> None:
         """Sign and add a policy for guests of ``images``."""
@@ -74,8 +95,7 @@ class Owner:
         for each in (policy, signed):
             each.unlink(missing_ok=True)
         named = [word for image in images for word in ("--image", str(image))]
-        broker = json.loads(self.keys("show", *self.store, "--json"))["ed25519"]
-        words = ("--resource", self.resource, "--broker", broker, "--serial", str(serial))
+        words = ("--resource", self.resource, "--broker", self.public, "--serial", str(serial))
         words += ("--not-after", LATER, "--simulated")
         self.keys("policy", "new", *words, *named, "-o", str(policy))
         self.keys("policy", "sign", str(policy), "--key", str(self.folder / "owner.pem"))

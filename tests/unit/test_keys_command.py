@@ -133,7 +133,7 @@ def test_two_owners_sign_one_after_the_other(run: Run) -> None:
     next_owners = ["--resource", RESOURCE, "--broker", broker, "--serial", "2", "--owner", "b.pub"]
     run("policy", "owners", *next_owners, "-o", "o.json")
     run("policy", "sign", "o.json", "--key", "a.pem")
-    run("policy", "sign", "o.dsse", "--key", "b.pem")
+    run("policy", "sign", "o.json", "--key", "b.pem")
     run("policy", "add", "o.dsse")
     (found,) = json.loads(run("show", "--json"))["resources"]
     assert (found["serial"], found["threshold"], len(found["owners"])) == (2, 1, 1)

@@ -232,7 +232,7 @@ def owners(
     help="Write the signed policy to this file [FILE with the ending .dsse].",
 )
 def sign(file: Path, *, uri: str, output: Path | None) -> None:
-    """Sign FILE as an owner of its resource. Signatures of other owners in it stay.
+    """Sign FILE as an owner of its resource. Signatures of other owners, in it or in the output, stay.
 
     Read what is printed: that is what you sign.
 
@@ -245,12 +245,17 @@ def sign(file: Path, *, uri: str, output: Path | None) -> None:
 
     document, signatures = _read(file)
     _describe(document)
+    target = output or file.with_suffix(_ENVELOPE)
+    if target.exists() and target != file:
+        before, others = _read(target)
+        if before == document:
+            signatures = (*signatures, *others)
     key = signer.load(uri, ask_secret)
     kept = tuple(each for each in signatures if each.keyid != key.public.keyid)
     envelope = policies.sign(document)
     mine = dsse.Signature(key.sign(envelope.signed), key.public.keyid)
-    made = policies.sign(document, tuple(sorted((*kept, mine), key=lambda each: each.keyid)))
-    target = output or file.with_suffix(_ENVELOPE)
+    signed = {each.keyid: each for each in (*kept, mine)}
+    made = policies.sign(document, tuple(each for _, each in sorted(signed.items())))
     write_atomic(target, made.encode())
     show(f"{target}: signed by {', '.join(each.keyid[:16] for each in made.signatures)}")
 
