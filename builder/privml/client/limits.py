@@ -61,7 +61,8 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until interrupted or ``should_exit``."""
-        super().run([_Listener(each, self._connections) for each in sockets or ()])
+        with contextlib.ExitStack() as closed:
+            super().run([closed.enter_context(_Listener(each, self._connections)) for each in sockets or ()])
 
 
 class Connections:
