@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from privml.evidence.claims import Checked, Claims
+from privml.evidence.claims import Checked, Claims, SignatureFailure
 from privml.statement.launch import MeasuredLaunch
 from privml.verify.verdict import Refusal
 
@@ -63,6 +63,16 @@ class TeeCase(Generic[TeePolicy]):
     signature: Checked
     policy: TeePolicy
     launch: MeasuredLaunch | None = None
+
+
+def checked_signature(case: TeeCase[TeePolicy], code: str, kind: str) -> Iterator[Refusal]:
+    """Refuse evidence whose signature check failed, or (``code``) was of other evidence; ``kind`` names evidence."""
+    checked = case.signature
+    if isinstance(checked, SignatureFailure):
+        yield Refusal(checked.code, checked.reason, checked.expected)
+    elif checked.evidence_sha256 != case.claims.evidence_sha256:
+        found, wanted = checked.evidence_sha256, case.claims.evidence_sha256
+        yield Refusal(code, f"a check of {kind} {found}", f"of {kind} {wanted}")
 
 
 @dataclass(frozen=True)

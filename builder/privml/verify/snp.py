@@ -12,14 +12,21 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from privml.events.registers import LAUNCH
-from privml.evidence.claims import SignatureFailure
 from privml.evidence.snp import report
 from privml.evidence.snp.claims import ReportFacts
 from privml.evidence.snp.tcb import PRODUCTS, words
 from privml.statement.launch import BOUND, HASHED, OPEN, SnpMachine
 from privml.verify import policyfield
 from privml.verify.policyfield import hex_list, hexadecimal, number, records, restricted, setting, switch, text, texts
-from privml.verify.rules import COLLATERAL_AGE, COLLATERAL_CODES, TeeCase, TeeRules, any_of, refuses
+from privml.verify.rules import (
+    COLLATERAL_AGE,
+    COLLATERAL_CODES,
+    TeeCase,
+    TeeRules,
+    any_of,
+    checked_signature,
+    refuses,
+)
 from privml.verify.verdict import Refusal
 
 NEVER = frozenset({"debug", "migration agent"})
@@ -211,12 +218,7 @@ class SnpPolicy:
 )
 def signature(case: TeeCase[SnpPolicy]) -> Iterator[Refusal]:
     """Check that a key of AMD's signed exactly this report."""
-    checked = case.signature
-    if isinstance(checked, SignatureFailure):
-        yield Refusal(checked.code, checked.reason, checked.expected)
-    elif checked.evidence_sha256 != case.claims.evidence_sha256:
-        found, wanted = checked.evidence_sha256, case.claims.evidence_sha256
-        yield Refusal("report-signature", f"a check of report {found}", f"of report {wanted}")
+    yield from checked_signature(case, "report-signature", "report")
 
 
 @refuses(

@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3
-from privml.evidence.claims import SignatureFailure, Validity
+from privml.evidence.claims import Validity
 from privml.evidence.tdx.claims import QuoteFacts, TcbLevel
 from privml.evidence.tdx.quote import INTEL_QE_VENDOR
 from privml.verify import policyfield
 from privml.verify.policyfield import hex_list, hexadecimal, number, restricted, setting, switch, text, texts
-from privml.verify.rules import COLLATERAL_AGE, COLLATERAL_CODES, TeeCase, TeeRules, any_of, refuses
+from privml.verify.rules import (
+    COLLATERAL_AGE,
+    COLLATERAL_CODES,
+    TeeCase,
+    TeeRules,
+    any_of,
+    checked_signature,
+    refuses,
+)
 from privml.verify.verdict import Refusal
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
@@ -185,12 +193,7 @@ class TdxPolicy:
 )
 def signature(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
     """Check that the QVL verified exactly this quote."""
-    checked = case.signature
-    if isinstance(checked, SignatureFailure):
-        yield Refusal(checked.code, checked.reason, checked.expected)
-    elif checked.evidence_sha256 != case.claims.evidence_sha256:
-        found, wanted = checked.evidence_sha256, case.claims.evidence_sha256
-        yield Refusal("quote-signature", f"a check of quote {found}", f"of quote {wanted}")
+    yield from checked_signature(case, "quote-signature", "quote")
 
 
 @refuses(
