@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import broker_samples as samples
 import pytest
 from broker_samples import desk
+from softhsm import LIBRARY, installed, token
 
 from privml.base.errors import HostError, Refused, UsageError
 from privml.keybroker import kek, store
-
-LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
-PIN = "123456"
-installed = pytest.mark.skipif(
-    shutil.which("softhsm2-util") is None or not LIBRARY.exists(), reason="softhsm2 is not installed"
-)
 
 
 @pytest.fixture(scope="module")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A token `broker` with two AES-256 keys and one of 128 bits; the folder has the file `pin`."""
     folder = tmp_path_factory.mktemp("softhsm")
-    (folder / "tokens").mkdir()
-    (folder / "conf").write_text(
-        f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    (folder / "pin").write_text(PIN + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(folder / "conf"))
-        words = ["--init-token", "--free", "--label", "broker", "--pin", PIN, "--so-pin", "87654321"]
-        subprocess.run(["softhsm2-util", *words], check=True, capture_output=True)
-        pkcs11 = pytest.importorskip("pkcs11")
-        library = pkcs11.lib(str(LIBRARY))
-        library.reinitialize()  # another module's tests may have loaded it with tokens of their own
-        with library.get_token(token_label="broker").open(rw=True, user_pin=PIN) as session:
+    pkcs11 = pytest.importorskip("pkcs11")
+    with token(folder, "broker") as opened:
+        with opened as session:
             for label, bits in (("kek", 256), ("other", 256), ("short", 128)):
                 session.generate_key(pkcs11.KeyType.AES, bits, store=True, label=label)
         yield folder

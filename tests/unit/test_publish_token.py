@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,8 @@ from pathlib import Path
 import pytest
 from published_fake import IMAGES, NAME, Fake, build
 from published_fake import signer as fake_signer
+from softhsm import LIBRARY, PIN, installed
+from softhsm import token as new_token
 
 from privml.base.dsse import decode
 from privml.base.errors import HostError, UsageError
@@ -20,33 +20,18 @@ from privml.publish.version import files_of, release_of
 from privml.statement.keys import Role
 from privml.statement.signed import verify
 
-LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
-PIN = "123456"
 CURVES = {"ecdsa-p256": "secp256r1", "ecdsa-p384": "secp384r1", "ed25519": "1.3.101.112"}
-installed = pytest.mark.skipif(
-    shutil.which("softhsm2-util") is None or not LIBRARY.exists(), reason="softhsm2 is not installed"
-)
 
 
 @pytest.fixture(scope="module")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A token `privml` with one key of each kind, labelled by it; the folder has the file `pin`."""
     folder = tmp_path_factory.mktemp("softhsm")
-    (folder / "tokens").mkdir()
-    (folder / "conf").write_text(
-        f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    (folder / "pin").write_text(PIN + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(folder / "conf"))
-        words = ["--init-token", "--free", "--label", "privml", "--pin", PIN, "--so-pin", "87654321"]
-        subprocess.run(["softhsm2-util", *words], check=True, capture_output=True)
-        pkcs11 = pytest.importorskip("pkcs11")
-        from pkcs11.util.ec import encode_named_curve_parameters
+    pkcs11 = pytest.importorskip("pkcs11")
+    from pkcs11.util.ec import encode_named_curve_parameters
 
-        library = pkcs11.lib(str(LIBRARY))
-        library.reinitialize()  # another module's tests may have loaded it with tokens of their own
-        with library.get_token(token_label="privml").open(rw=True, user_pin=PIN) as session:
+    with new_token(folder, "privml") as opened:
+        with opened as session:
             for label, curve in CURVES.items():
                 kind = pkcs11.KeyType.EC_EDWARDS if label == "ed25519" else pkcs11.KeyType.EC
                 how = pkcs11.Mechanism.EC_EDWARDS_KEY_PAIR_GEN if label == "ed25519" else None
