@@ -108,30 +108,48 @@ def test_a_cut_answer_is_an_error_and_never_a_short_one(meddler: Meddler, demo_c
 
 def test_a_guest_that_is_asked_to_stop_ends_its_answer_first(machine: Machine) -> None:
     """The host presses the power button, as a unit of `deploy` does, while an answer is streamed."""
-    answering = connected(machine)
-    answering.request("POST", "/v1/completions", asked(TOKENS), JSON)
-    stream = answering.getresponse()
-    pieces = [stream.read1(65536)]
-    pressing = subprocess.Popen([sys.executable, "-c", unit.POWER_BUTTON, str(monitor(machine))])
-    status, headers, data = 200, http.client.HTTPMessage(), b""
-    end = time.monotonic() + 30
-    while status == 200:  # a request that came before the server was told
-        assert time.monotonic() < end
-        asking = connected(machine)
-        asking.request("GET", "/v1/models")
-        found = asking.getresponse()
-        status, headers, data = found.status, found.headers, found.read()
-        asking.close()
-    assert (status, json.loads(data)["error"]["code"], headers["retry-after"]) == (503, "stopping", "5")
-    while piece := stream.read1(65536):
-        pieces.append(piece)
-    answering.close()
+    with contextlib.ExitStack() as stack:
+        answering = stack.enter_context(contextlib.closing(connected(machine)))
+        answering.request("POST", "/v1/completions", asked(TOKENS), JSON)
+        stream = answering.getresponse()
+        pieces = [stream.read1(65536)]
+        pressing = stack.enter_context(pressed(machine))
+        status, headers, data = refusal_of_another(machine)
+        assert (status, json.loads(data)["error"]["code"], headers["retry-after"]) == (503, "stopping", "5")
+        while piece := stream.read1(65536):
+            pieces.append(piece)
+        assert machine.qemu.wait(60) == 0
+        assert pressing.wait(10) == 0
     events = b"".join(pieces).split(b"\n\n")
     assert events[-2:] == [b"data: [DONE]", b""]
     assert sum(b'"finish_reason":null' in event for event in events) == TOKENS
-    assert machine.qemu.wait(60) == 0
-    assert pressing.wait(10) == 0
     assert "reboot: Power down" in machine.console.read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def pressed(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
+    """The command by which a unit presses the power button and waits."""
+    with subprocess.Popen([sys.executable, "-c", unit.POWER_BUTTON, str(monitor(machine))]) as pressing:
+        try:
+            yield pressing
+        finally:
+            pressing.kill()
+
+
+def refusal_of_another(machine: Machine) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """The first answer to a new caller that is not 200."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.closing(connected(machine)) as asking:
+            try:
+                asking.request("GET", "/v1/models")
+                found = asking.getresponse()
+                data = found.read()
+            except (http.client.RemoteDisconnected, ConnectionResetError):
+                continue  # it was connected and had not asked yet when the server was told to stop
+            if found.status != 200:
+                return found.status, found.headers, data
+    pytest.fail("the guest was told to stop 30 s ago and still answers new callers")
 
 
 def connected(machine: Machine) -> http.client.HTTPSConnection:

@@ -27,7 +27,7 @@ from tests.unit.pool_server import serving
 from privml.output import manifest as manifests
 from privml.sim import quote as sim
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("readable_by_others")]
 
 Reports = Callable[[str], dict[str, Any]]
 WANTED = f"{NAME}@1.0"
