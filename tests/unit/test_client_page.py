@@ -152,7 +152,7 @@ def test_a_published_version_is_shown_with_its_signers_and_models() -> None:
     ("guest", "words"),
     [
         (FIRST, ("NOT VERIFIED YET", "No prompt is sent")),
-        (AWAY, ("NOT AVAILABLE", "model failed", "attach the model's disk", "engine pending", "not ready")),
+        (AWAY, ("NOT AVAILABLE", "model failed", "attach the volume's disk", "engine pending", "not ready")),
         (MALFORMED, ("REFUSED", "document: not JSON")),
     ],
 )
