@@ -143,6 +143,7 @@ def verify(
         notes=tuple(_notes(case)),
         relaxed=relaxed,
         models=expected.models,
+        data=expected.data,
         learnt=_learnt(launch),
         binding=case.binding,
     )
