@@ -34,16 +34,16 @@ from privml.client import anchors
 from privml.client.environment import client_variables
 from privml.client.guests import Guests
 from privml.client.receipts import Receipts
-from privml.output.manifest import Data
-from privml.verify.anchor import ExpectedData
 from privml.events.agent import AgentEvent, replay
 from privml.events.event import Evidence
 from privml.events.registers import RTMR3
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
+from privml.output.manifest import Data
 from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped
 from privml.statement.launch import Accepted
+from privml.verify.anchor import ExpectedData
 
 CODES = {
     "Differs": 1,

@@ -39,7 +39,10 @@ def test_a_malformed_document_writes_no_line_of_the_error() -> None:
 
 def test_the_next_lines_say_models_and_data_and_which_keys_open_them() -> None:
     key = "`data/corpus`, generation 2, of broker partner"
-    models = (ExpectedModel("small", "0.1.2", f"key {'ab' * 32}", key.replace("data/", "model/")), ExpectedModel("other"))
+    models = (
+        ExpectedModel("small", "0.1.2", f"key {'ab' * 32}", key.replace("data/", "model/")),
+        ExpectedModel("other"),
+    )
     data = (ExpectedData("corpus", key), ExpectedData("terms"))
     expected = dataclasses.replace(samples.EXPECTED, models=models, data=data)
     verdict = samples.judge(expected=expected).verdict

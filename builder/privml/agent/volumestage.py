@@ -15,8 +15,8 @@ from privml.events.crypt import Crypt
 def open_all(config: Config, layout: Layout, volumes: Volumes, key: Callable[[Crypt], bytes] | None) -> list[str]:
     """Open the volumes of ``config`` in order; gives the name and root hash of each, in words.
 
-    ``key`` gives the key of an encrypted volume; None where no volume is encrypted. ``HostError`` for the first volume
-    that is not the measured one, or without its model's file.
+    ``key`` gives the key of an encrypted volume; None where no volume is encrypted. ``HostError`` for the first
+    volume that is not the measured one, or without its model's file.
     """
     if config.data:
         _make_data_directory(layout)

@@ -105,7 +105,7 @@ def _with_options(command: Callable[..., Any], expect: Callable[..., Any]) -> Ca
 
 @dataclass(frozen=True)
 class AnchorWords:
-    """The options that name an anchor, as they were given. ``expect`` is empty where published images are expected."""
+    """The options that name an anchor, as they were given. ``expect`` is empty if others published the image."""
 
     expect: tuple[Path, ...]
     trust: tuple[str, str] | None

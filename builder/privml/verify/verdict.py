@@ -61,8 +61,8 @@ class Verdict:
 
     ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
     default policy would have given and that a policy file accepts. ``models`` and ``data`` are those of the expected
-    image. ``learnt`` are the registers whose expected value was copied from captures of machines. ``binding`` says which key
-    the verdict is about.
+    image. ``learnt`` are the registers whose expected value was copied from captures of machines. ``binding`` says
+    which key the verdict is about.
     """
 
     outcome: Outcome
