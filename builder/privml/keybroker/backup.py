@@ -19,9 +19,10 @@ from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import Fields, b64, canonical, loads
 from privml.keybroker import head as heads
 from privml.keybroker import kek as keks
+from privml.keybroker.database import beside, remove
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.kek import Ask, Kek
-from privml.keybroker.store import Store, beside, opened, refuse_existing, remove
+from privml.keybroker.store import Store, opened, refuse_existing
 from privml.keybroker.tree import Tree
 
 FORMAT = b"privml-broker-backup/v1"
