@@ -54,7 +54,7 @@ def _release(data: bytes) -> None:
     brokers = {PUBLIC: Broker("weights", PUBLIC)}
     with contextlib.suppress(RefusedRequest, CannotOpen):
         release, said = signed_release(data, brokers)
-        assert (said, release.open(said, GUEST)) == (SAID, KEYS)
+        assert (release, said, release.open(said, GUEST)) == (RELEASE, SAID, KEYS)
 
 
 def _statement(data: bytes) -> None:
