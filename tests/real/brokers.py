@@ -149,9 +149,17 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 PLATFORM = "two-owners"
-# Answers every request with the corpus.
+# Answers with the corpus; or, for /crash, whether a child was ended by a signal, and whether it left a core dump.
 ANSWER = """
-def answer(_):
+import os
+
+def answer(path):
+    if path == "/crash":
+        child = os.fork()
+        if child == 0:
+            os.abort()
+        status = os.waitpid(child, 0)[1]
+        return f"{os.WIFSIGNALED(status)} {os.WCOREDUMP(status)}".encode()
     with open("/run/privml-data/corpus/claims.txt", "rb") as file:
         return file.read()
 """

@@ -1,11 +1,11 @@
 """How fast a guest's kernel reads an encrypted volume, compared with its dm-verity device alone.
 
-    python -m tests.real.cryptread IMAGE KEY
+    python -m tests.real.cryptread IMAGE KEY [RECIPES]
 
 Boots the kernel of IMAGE, whose first model is encrypted with the key in the file KEY, with an init of its own in the
 initrd: it sets up the two devices as the agent does, and reads each several times, in turns and past the page cache.
-Prints JSON with MB/s of both and the median ratio of pairs. Of an emulated machine (TCG) the rates are those of an
-emulated processor.
+RECIPES is the folder with the image's platform, if it is not a shipped one. Prints JSON with MB/s of both and the
+median ratio of pairs. Of an emulated machine (TCG) the rates are those of an emulated processor.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ class Reads:
         return statistics.median(alone / both for alone, both in zip(self.verity, self.crypt, strict=True))
 
 
-def measured(tools: ToolsTree, image: Path, key: bytes) -> Reads:
+def measured(tools: ToolsTree, image: Path, key: bytes, recipes: Path | None = None) -> Reads:
     """Boot and read; ``AssertionError`` with the console if the guest does not get to the end."""
     target = resolve(str(image))
     manifest = target.manifest()
     (model, *_) = manifest.models
     with tempfile.TemporaryDirectory(prefix="privml-read.") as name:
         made = _uki(tools, image, key, Path(name))
-        honest = launch_of(image, manifest, recipes_directory(target))
+        honest = launch_of(image, manifest, recipes or recipes_directory(target))
         launch = replace(pulled(honest, swapped("uki.efi"), attached={"uki.efi": made}), forward=None)
         with started(tools, launch) as machine:
             seconds = _seconds(machine)
@@ -155,10 +155,10 @@ def _uki(tools: ToolsTree, image: Path, key: bytes, work: Path) -> Path:
     )
 
 
-def main(image: Path, key: Path) -> None:
+def main(image: Path, key: Path, recipes: Path | None = None) -> None:
     """Measure, and print JSON."""
     tools = Workplace().tools()
-    found = measured(tools, image, read_key(key).key)
+    found = measured(tools, image, read_key(key).key, recipes)
     print(
         json.dumps(
             {
@@ -173,4 +173,4 @@ def main(image: Path, key: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

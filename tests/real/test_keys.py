@@ -194,6 +194,8 @@ def test_only_the_boot_that_was_judged_can_open_the_volumes(
         assert code_of(request(second, RELEASE, data=release, timeout=10)) == "keys-closed"
         assert code_of(request(second, WANTED, timeout=10)) == "keys-closed"
 
+        assert request(second, "/x/claims/crash", timeout=30) == (200, b"True False"), "a guest leaves no core dump"
+
         # With a guest that serves and one that waits, root, volume's key and owner are replaced.
         owner.rotate(2)
         assert request(second, "/x/claims/", timeout=30) == (200, CLAIMS)
