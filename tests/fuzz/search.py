@@ -21,7 +21,9 @@ def main() -> None:
         print(f"{name}: {targets.run(name, seconds)} inputs by chance (no atheris)")
         return
     with atheris.instrument_imports(
-        include=[f"privml.{room}" for room in ("measure", "evidence", "events", "lock", "channel")]
+        include=[
+            f"privml.{room}" for room in ("measure", "evidence", "events", "lock", "channel", "keybroker", "output")
+        ]
     ):
         from tests.fuzz import targets
     targets.CRASHES.mkdir(exist_ok=True)

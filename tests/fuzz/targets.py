@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 
 from tests import channel_vectors, receipts
+from tests.fuzz import keytargets
 from tests.negative import forge, pki
 from tests.property.test_gpu_answer import ENCODED as GPU_ANSWER
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
@@ -435,6 +436,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "sealed-request": (SEALED, _sealed_request),
     "wrapped-request": (WRAPPED, _wrapped_request),
     "sealed-response": (SEALED_RESPONSE, _sealed_response),
+    **keytargets.TARGETS,
     **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }
 

@@ -23,6 +23,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.real.conftest import ROOT, privml, succeeded
+from tests.real.leaks import core_allowed
+from tests.real.serviceprogram import command
 
 from privml.recipe.loader import shipped
 
@@ -89,36 +91,41 @@ class Owner:
         """The broker's public key, in hex."""
         return str(json.loads(self.keys("show", *self.store, "--json"))["ed25519"])
 
-    def allow(self, serial: int, *images: Path) -> None:
-        """Sign and add a policy for guests of ``images``."""
-        policy, signed = self.folder / "policy.json", self.folder / "policy.dsse"
-        for each in (policy, signed):
-            each.unlink(missing_ok=True)
+    def allow(self, serial: int, *images: Path, until: str = LATER, more: tuple[str, ...] = ()) -> Path:
+        """Sign and add a policy for guests of ``images``, with ``more`` options; the signed policy."""
+        policy, signed = self.folder / f"policy-{serial}.json", self.folder / f"policy-{serial}.dsse"
         named = [word for image in images for word in ("--image", str(image))]
         words = ("--resource", self.resource, "--broker", self.public, "--serial", str(serial))
-        words += ("--not-after", LATER, "--simulated")
+        words += ("--not-after", until, "--simulated", *more)
         self.keys("policy", "new", *words, *named, "-o", str(policy))
         self.keys("policy", "sign", str(policy), "--key", str(self.folder / "owner.pem"))
         self.keys("policy", "add", str(signed), *self.store)
+        return signed
 
     @contextlib.contextmanager
-    def serving(self, image: Path) -> Iterator[str]:
-        """`keys serve` for guests of ``image``; gives its address."""
+    def serving(self, image: Path, ended_by: signal.Signals = signal.SIGINT) -> Iterator[str]:
+        """`keys serve` for guests of ``image``; gives its address. It could leave a core dump in ``folder``."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [
             str(Path(sys.executable).with_name("privml-build")), "keys", "serve", *self.store,
-            "--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT), "--listen", f"127.0.0.1:{port}",
+            "--expect", str(image.resolve()), "--allow-simulated", str(SIMULATED_ROOT),
+            "--listen", f"127.0.0.1:{port}",
         ]  # fmt: skip
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ, cwd=ROOT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ,
+            cwd=self.folder,
+            preexec_fn=core_allowed,
         )
         try:
             _await(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ended_by)
             process.communicate(timeout=20)
 
     def log(self) -> list[dict[str, Any]]:
@@ -142,29 +149,20 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 PLATFORM = "two-owners"
-# Answers every request with the corpus.
-PROGRAM = """
-import http.server, os, socketserver
+# Answers with the corpus; or, for /crash, whether a child was ended by a signal, and whether it left a core dump.
+ANSWER = """
+import os
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        with open("/run/privml-data/corpus/claims.txt", "rb") as file:
-            text = file.read()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    def get_request(self):
-        return super().get_request()[0], ("client", 0)
-
-Server(os.environ["SOCKET"], Handler).serve_forever()
+def answer(path):
+    if path == "/crash":
+        child = os.fork()
+        if child == 0:
+            os.abort()
+        status = os.waitpid(child, 0)[1]
+        return f"{os.WIFSIGNALED(status)} {os.WCOREDUMP(status)}".encode()
+    with open("/run/privml-data/corpus/claims.txt", "rb") as file:
+        return file.read()
 """
-RUN = ["/usr/bin/python3", "-c", f"exec(bytes.fromhex('{PROGRAM.encode().hex()}'))"]
 CLAIMS = b"Claim 1: the roof leaked.\n"
 
 
@@ -188,7 +186,7 @@ def encrypted_image(folder: Path, out: Path, weights: Owner, data: Owner | None 
         (folder / "corpus/claims.txt").write_bytes(CLAIMS)
         encrypt = {"broker": data.name, "resource": data.resource}
         recipe["data"] = [{"name": "corpus", "source": "file:corpus/", "encrypt": encrypt}]
-        recipe["services"] = {"claims": {"run": RUN, "memory": "64MiB"}}
+        recipe["services"] = {"claims": {"run": command(ANSWER), "memory": "64MiB"}}
         platform = (folder / "platforms/qemu-11-q35-tpm.yaml").read_text()
         platform = platform.replace("name: qemu-11-q35-tpm", f"name: {PLATFORM}")
         platform = platform.replace("devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n')

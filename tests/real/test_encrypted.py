@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
-from tests.real.conftest import privml, succeeded
+from tests.real import cryptread
+from tests.real.conftest import only_full, privml, succeeded
 from tests.real.tamper import extract
 
 from privml.base.errors import BuildError
 from privml.base.strictjson import b64
 from privml.events.verity import Verity
+from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock.lockfile import read_lock
 from privml.measure import gpt
@@ -147,3 +150,12 @@ def test_the_key_is_in_no_file_of_the_image(recipe: Path, key: VolumeKey, image:
 
     assert holding(recipe.parent) == {"model.key"}, "the search finds a key that is there"
     assert holding(image) == set()
+
+
+@only_full
+def test_an_encrypted_volume_is_read_and_timed(
+    tools: ToolsTree, recipe: Path, key: VolumeKey, image: Path, record_property: Callable[[str, object], None]
+) -> None:
+    found = cryptread.measured(tools, image, key.key, recipe.parent)
+    assert len(found.verity) == len(found.crypt) == cryptread.ROUNDS
+    record_property("crypt-over-verity-read", found.ratio)  # reported, never enforced

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import only_full, privml, succeeded
+from tests.real.serviceprogram import program
 from tests.real.tamper import extract
 
 from privml.image.render import ROOT_LABEL
@@ -19,34 +20,20 @@ from privml.recipe.python import DIRECTORY
 pytestmark = pytest.mark.real
 
 # Renders a page with both wheels, and says where they and the search path are.
-PROGRAM = """
-import http.server, json, os, socketserver, sys
+ANSWER = """
+import json, sys
 
 import jinja2, markupsafe, markupsafe._speedups
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        found = {
-            "page": jinja2.Environment(autoescape=True).from_string("<b>{{ x }}</b>").render(x="<1>"),
-            "native": markupsafe._speedups.__file__,
-            "versions": [jinja2.__version__, markupsafe.__version__],
-            "path": sys.path,
-            "compiled": jinja2.__cached__,
-        }
-        text = json.dumps(found).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
-
-class Server(socketserver.UnixStreamServer):
-    def get_request(self):
-        return super().get_request()[0], ("client", 0)
-
-Server(os.environ["SOCKET"], Handler).serve_forever()
+def answer(_):
+    found = {
+        "page": jinja2.Environment(autoescape=True).from_string("<b>{{ x }}</b>").render(x="<1>"),
+        "native": markupsafe._speedups.__file__,
+        "versions": [jinja2.__version__, markupsafe.__version__],
+        "path": sys.path,
+        "compiled": jinja2.__cached__,
+    }
+    return json.dumps(found).encode()
 """
 RECIPE = """\
 extends: ./tdx-min.yaml
@@ -75,7 +62,7 @@ def image_of(folder: Path, recipe: str) -> Path:
 @only_full
 def test_a_service_imports_a_pure_and_a_native_wheel(tmp_path: Path) -> None:
     shutil.copytree(shipped(), tmp_path / "recipes")
-    (tmp_path / "recipes/page.py").write_text(PROGRAM)
+    (tmp_path / "recipes/page.py").write_text(program(ANSWER))
     # The same packages as in tdx-min: no archive is asked.
     shutil.copy(tmp_path / "recipes/tdx-min.lock.json", tmp_path / "recipes/tdx-wheels.lock.json")
     # A wheel without one of its modules is found by the import, and the build ends with what Python said.

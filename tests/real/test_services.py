@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.real.conftest import privml, succeeded
+from tests.real.serviceprogram import command
 from tests.real.wire import Wire, answers_on
 
 from privml.image.target import resolve
@@ -27,8 +28,8 @@ from privml.vm.machine import Launch, started
 pytestmark = pytest.mark.real
 
 # Answers every request with what it finds when it looks around, and ends when asked to.
-PROGRAM = """
-import http.server, json, os, socket, socketserver, threading
+ANSWER = """
+import json, os, socket, threading
 
 OWN = ["/tmp", "/var/tmp", "/dev/shm"]
 
@@ -43,47 +44,33 @@ def connected(address, family):
         probe.settimeout(2)
         probe.connect(address)
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/end":
-            threading.Timer(0.2, os._exit, [1]).start()
-        found = {
-            "path": self.path,
-            "user": os.getuid(),
-            "groups": sorted(os.getgroups()),
-            "environment": sorted(os.environ),
-            "run": tried(lambda: os.listdir("/run/privml")),
-            "attestor": tried(lambda: connected("/run/privml/attestor/quote.sock", socket.AF_UNIX)),
-            "other": tried(lambda: os.listdir("/run/privml-services/guard")),
-            "others": tried(lambda: connected("/run/privml-services/guard/http.sock", socket.AF_UNIX)),
-            "network": tried(lambda: connected(("10.0.2.2", 80), socket.AF_INET)),
-            "tee": tried(lambda: os.listdir("/sys/kernel/config")),
-            "devices": sorted(os.listdir("/dev")),
-            "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
-            "write": tried(lambda: open("/etc/passwd", "a")),
-            "temporary": tried(lambda: open("/tmp/x", "w").write("x")),
-            "sizes": {path: os.statvfs(path).f_blocks * os.statvfs(path).f_frsize >> 20 for path in OWN},
-            "flags": {path: os.statvfs(path).f_flag & 15 for path in OWN},
-            "left": {path: sorted(os.listdir(path)) for path in OWN},
-            "mine": [tried(lambda: open(path + "/mine", "w").write("x")) for path in OWN],
-            "me": os.getpid(),
-        }
-        text = json.dumps(found).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
-
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    def get_request(self):
-        return super().get_request()[0], ("client", 0)
-
-Server(os.environ["SOCKET"], Handler).serve_forever()
+def answer(path):
+    if path == "/end":
+        threading.Timer(0.2, os._exit, [1]).start()
+    found = {
+        "path": path,
+        "user": os.getuid(),
+        "groups": sorted(os.getgroups()),
+        "environment": sorted(os.environ),
+        "run": tried(lambda: os.listdir("/run/privml")),
+        "attestor": tried(lambda: connected("/run/privml/attestor/quote.sock", socket.AF_UNIX)),
+        "other": tried(lambda: os.listdir("/run/privml-services/guard")),
+        "others": tried(lambda: connected("/run/privml-services/guard/http.sock", socket.AF_UNIX)),
+        "network": tried(lambda: connected(("10.0.2.2", 80), socket.AF_INET)),
+        "tee": tried(lambda: os.listdir("/sys/kernel/config")),
+        "devices": sorted(os.listdir("/dev")),
+        "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "write": tried(lambda: open("/etc/passwd", "a")),
+        "temporary": tried(lambda: open("/tmp/x", "w").write("x")),
+        "sizes": {path: os.statvfs(path).f_blocks * os.statvfs(path).f_frsize >> 20 for path in OWN},
+        "flags": {path: os.statvfs(path).f_flag & 15 for path in OWN},
+        "left": {path: sorted(os.listdir(path)) for path in OWN},
+        "mine": [tried(lambda: open(path + "/mine", "w").write("x")) for path in OWN],
+        "me": os.getpid(),
+    }
+    return json.dumps(found).encode()
 """
-RUN = json.dumps(["/usr/bin/python3", "-c", f"exec(bytes.fromhex('{PROGRAM.encode().hex()}'))"])
+RUN = json.dumps(command(ANSWER))
 PLATFORM = "three-cards-and-disks"
 RECIPE = f"""\
 extends: ./tdx-min.yaml

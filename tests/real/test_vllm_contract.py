@@ -21,7 +21,7 @@ from tests.unit.agent_gate import SIMULATED, gate, url
 from tests.unit.agent_guest import Guest, a_config, a_model, guest, prediction
 from tests.unit.proxy_thread import proxied
 
-from privml.agent.volume import ModelVolumes
+from privml.agent.volume import Volumes
 from privml.client import attested
 from privml.client.gate import Gate
 from privml.engines.engine import ServedModel
@@ -66,7 +66,7 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
             if argv[0] == "mount":
                 (Path(argv[-1]) / "config.json").write_bytes((model / "config.json").read_bytes())
 
-        volumes = ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.2)
+        volumes = Volumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.2)
         made.start_server()
         try:
             # The boot makes the first completions, twice, and judges them.

@@ -36,7 +36,7 @@ from privml.agent.attestorstate import Attestor
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
 from privml.agent.restarts import Restarts
-from privml.agent.volume import ModelVolumes
+from privml.agent.volume import Volumes
 from privml.engines.registry import ENGINES
 from privml.events import agent, tcg, volumes
 from privml.events.configuration import Config, Data, Engine, Model, encode
@@ -491,7 +491,7 @@ class Guest:
 
     def boot(self, **changes: object) -> Boot:
         given: dict[str, object] = {
-            "volumes": ModelVolumes(
+            "volumes": Volumes(
                 sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, keyring=self.has_key, wait=0.2
             ),
             "engine": self.engine,

@@ -24,7 +24,7 @@ from image_volume import volume
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
 
-from privml.image.build import Order
+from privml.image.order import Order
 from privml.image.tools import ToolsTree
 from privml.lock.archiverecord import Archive
 from privml.lock.lockfile import write_lock

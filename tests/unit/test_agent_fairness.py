@@ -20,7 +20,7 @@ from agent_guest import NO_MODEL, FakeEngine, Guest, a_config, guest
 from burst import burst
 
 from privml.agent import admission, conversation, identity, server
-from privml.agent.admission import Admission, PerAddress, Slot, group
+from privml.agent.admission import Admission, PerAddress, Slot
 from privml.agent.answers import Answer
 from privml.agent.layout import Layout
 from privml.agent.metrics import CLASSES, REQUESTS, Metrics, class_of
@@ -119,21 +119,6 @@ def test_nothing_of_an_address_stays() -> None:
     limit.leave("192.0.2.1")
     assert not limit._held
     assert all(PerAddress(0).enter("192.0.2.1") for _ in range(99))
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
-        ("2001:db8:1:3::4", "2001:db8:1:3::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-    ],
-)
-def test_limits_apply_to_an_address_or_a_network(address: str, expected: str) -> None:
-    assert group(address) == expected
 
 
 def test_a_pace_ends_what_is_too_slow_and_nothing_else() -> None:

@@ -16,7 +16,7 @@ from privml.agent.attestorclient import AttestorClient
 from privml.agent.attestorstate import Attestor
 from privml.agent.progress import Progress
 from privml.agent.tee import NoTee
-from privml.agent.volume import ModelVolumes, table
+from privml.agent.volume import Volumes, table
 from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
@@ -196,7 +196,7 @@ def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
         (made.layout.dev / "dm-1").unlink(missing_ok=True)
         (made.layout.dev / "dm-1").mkdir()  # a read that errors, as EIO would
 
-    boot = made.boot(volumes=ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    boot = made.boot(volumes=Volumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
     assert "does not match the measured configuration (root hash " + "aa" * 32 in made.said[-1]
     assert not made.engine.started
@@ -239,7 +239,13 @@ def test_data_is_mounted_where_only_the_services_group_can_enter() -> None:
 
 def test_a_missing_volume_is_reported(made: Guest) -> None:
     (made.layout.sys / "class" / "block" / "vdb1" / "uevent").write_text("DEVNAME=vdb1\n")
-    failed_in(made, "model", "no partition is named privml-model: is the model's disk attached?")
+    failed_in(made, "model", "no partition is named privml-model: is its disk attached?")
+
+
+def test_a_fault_of_a_data_volume_says_that_it_is_one() -> None:
+    with guest(a_config(data=(a_data(),))) as found:
+        (found.layout.sys / "class/block/vdc1/uevent").write_text("DEVNAME=vdc1\n")
+        failed_in(found, "model", "data: no partition is named privml-data: is its disk attached?")
 
 
 def test_two_volumes_with_the_same_name_are_refused(made: Guest) -> None:
@@ -253,7 +259,7 @@ def test_a_failing_tool_is_reported(made: Guest) -> None:
     def runner(argv: object) -> None:
         raise HostError("dmsetup failed with status 1\n  | device-mapper: reload failed")
 
-    boot = made.boot(volumes=ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    boot = made.boot(volumes=Volumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
     assert made.said[-1] == (
         "privml: stage model failed: dmsetup failed with status 1 | device-mapper: reload failed"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attestation_samples as samples
 import click
@@ -38,9 +39,11 @@ from privml.events.event import Evidence
 from privml.events.registers import RTMR3
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
+from privml.output.manifest import Data
 from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped
 from privml.statement.launch import Accepted
+from privml.verify.anchor import ExpectedData
 
 CODES = {
     "Differs": 1,
@@ -82,13 +85,16 @@ class Outcome:
         self.stdout, self.stderr = capsys.readouterr()
 
 
-def image(place: Path) -> Path:
-    """An image directory with a prediction, as `image` and `measure` write it, with invented contents."""
-    folder = place / "out/demo-cpu"
+def image(place: Path, name: str = "demo-cpu", **changes: Any) -> Path:
+    """An image directory with a prediction, as `image` and `measure` write it, with invented contents.
+
+    ``changes`` are of the predicate.
+    """
+    folder = place / "out" / name
     folder.parent.mkdir(exist_ok=True)
     made = sample(folder)
     (folder / "manifest.json").write_bytes(made.encode())
-    write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=made.sha256))
+    write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=made.sha256, **changes))
     return folder
 
 
@@ -307,6 +313,16 @@ def test_run_names_the_keys_that_a_guest_waits_for(tmp_path: Path) -> None:
         "model.raw is encrypted: the guest waits for the key `model/small`, generation 2, of broker owner",
         "deliver with `privml-build keys deliver https://127.0.0.1:8443 --broker URL`",
     ]
+
+
+def test_what_is_expected_of_an_image_names_the_keys_of_its_volumes(tmp_path: Path) -> None:
+    made = encrypted(tmp_path)
+    corpus = Data("corpus", "data.raw", made.models[0].verity, "file:corpus/", made.models[0].crypt)
+    made = dataclasses.replace(made, data=(corpus, dataclasses.replace(corpus, name="terms", crypt=None)))
+    key = "`model/small`, generation 2, of broker owner"
+    assert [model.key for model in anchors.models_of(made)] == [key]
+    assert anchors.data_of(made) == (ExpectedData("corpus", key), ExpectedData("terms"))
+    assert [model.key for model in anchors.models_of(sample(tmp_path))] == [None]
 
 
 # -- completion --------------------------------------------------------------------------------------------------

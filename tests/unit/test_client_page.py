@@ -18,7 +18,7 @@ from privml.client.settled import Settled
 from privml.events.registers import RTMR2
 from privml.events.stagetable import STATUSES, Row, StageTable
 from privml.statement.index import State
-from privml.verify.anchor import ExpectedModel, Published
+from privml.verify.anchor import ExpectedData, ExpectedModel, Published
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
@@ -129,9 +129,12 @@ def test_a_refused_guest_is_shown_with_reasons_advice_and_the_event_that_differs
     assert samples.SPKI.hex() not in page.text  # nothing may be sent to that key
 
 
-def test_a_published_version_is_shown_with_its_signers_and_models() -> None:
+def test_a_published_version_is_shown_with_its_signers_models_and_data() -> None:
     expected = dataclasses.replace(
-        samples.EXPECTED, anchor=PUBLISHED, models=(ExpectedModel(HOSTILE, "a1" * 20, "key 3f"),)
+        samples.EXPECTED,
+        anchor=PUBLISHED,
+        models=(ExpectedModel(HOSTILE, "a1" * 20, "key 3f"),),
+        data=(ExpectedData("corpus", "`data/corpus`, generation 2"),),
     )
     judgement = judged(expected=expected)
     text = verdict_page(judgement.verdict, judgement, "with your nonce")
@@ -144,6 +147,7 @@ def test_a_published_version_is_shown_with_its_signers_and_models() -> None:
         "cd" * 32,
         "not asked",
         "key 3f",
+        "corpus, encrypted with `data/corpus`, generation 2",
     ):
         assert words in page.text, words
 
@@ -152,7 +156,7 @@ def test_a_published_version_is_shown_with_its_signers_and_models() -> None:
     ("guest", "words"),
     [
         (FIRST, ("NOT VERIFIED YET", "No prompt is sent")),
-        (AWAY, ("NOT AVAILABLE", "model failed", "attach the model's disk", "engine pending", "not ready")),
+        (AWAY, ("NOT AVAILABLE", "model failed", "attach the volume's disk", "engine pending", "not ready")),
         (MALFORMED, ("REFUSED", "document: not JSON")),
     ],
 )

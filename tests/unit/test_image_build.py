@@ -23,8 +23,9 @@ from privml.base.errors import BuildError, InputsError, MeasurementError, UsageE
 from privml.events import configuration, stages
 from privml.image import build as room
 from privml.image import code, inputs, madeby, root
-from privml.image.build import BuildResult, build
+from privml.image.build import build
 from privml.image.inputs import BASE
+from privml.image.order import BuildResult
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS

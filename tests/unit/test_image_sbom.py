@@ -21,7 +21,8 @@ from image_fake import Fake, sha256
 
 from privml.client import anchors
 from privml.image import provenance, sbom
-from privml.image.build import BuildResult, build
+from privml.image.build import build
+from privml.image.order import BuildResult
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.modelrecord import HubSource, ModelFile, Signature
 from privml.lock.models import LOCAL

@@ -19,9 +19,9 @@ from privml.base.strictjson import b64
 from privml.events import configuration
 from privml.events.crypt import Broker
 from privml.image import build as room
-from privml.image.build import BuildResult
 from privml.image.config import measured_config
 from privml.image.filling import MadeVolume
+from privml.image.order import BuildResult
 from privml.image.steps import earlier
 from privml.image.volumekeys import VolumeKeys
 from privml.lock.lockfile import write_lock

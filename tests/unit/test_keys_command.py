@@ -102,7 +102,9 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
         assert [each.hex() for each in found.keys.values()] == [unb64(key["key"]).hex()]
 
     monkeypatch.setattr(server, "serve", served)
-    run("serve", "--expect", "out/demo-cpu", "--allow-simulated", "root.pem", "--offline")
+    image(tmp_path, "another", launches=(attestation_samples.launch(8, 8 << 30),))
+    images = ["--expect", "out/another", "--expect", "out/demo-cpu"]
+    run("serve", *images, "--allow-simulated", "root.pem", "--offline")
     shown = run("log", "show").splitlines()
     assert [line.split()[1] for line in shown if line[0].isdigit()] == ["admin", "admin", "admin", "release"]
     assert json.loads(run("log", "show", "--json", "--since", "3"))[0]["image"] in "".join(shown)
@@ -110,6 +112,28 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
     said = run("log", "verify")
     assert "4 entries, all there: 1 release, 0 refuse, 3 admin" in said
     assert run("log", "verify", "--at", said.split("head ")[1].strip()) == said
+
+
+@pytest.mark.parametrize(("served", "status"), [("another demo-cpu", 200), ("another third", 403)])
+def test_a_guest_may_be_any_image_that_is_served_and_no_other(
+    served: str, status: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_policy(run, "--simulated")
+    for name, size in (("another", 8), ("third", 16)):
+        image(tmp_path, name, launches=(attestation_samples.launch(size, size << 30),))
+    monkeypatch.setattr(keys_serve, "time", SimpleNamespace(time=lambda: attestation_samples.NOW))
+    answers = []
+
+    def asked(_: object, broker: Broker, **__: object) -> None:
+        desk = Desk(tmp_path, "", broker.store, broker, VolumeKey(RESOURCE, 1, b""))
+        answers.append(desk.ask(guest(X25519)))
+
+    monkeypatch.setattr(server, "serve", asked)
+    images = [word for name in served.split() for word in ("--expect", f"out/{name}")]
+    run("serve", *images, "--allow-simulated", "root.pem", "--offline")
+    ((found, told, _),) = answers
+    assert found == status, told
+    assert status == 200 or {"rtmr0"} & {each["code"] for each in told["refusals"]}
 
 
 def test_simulation_is_only_for_a_development_store(run: Run) -> None:

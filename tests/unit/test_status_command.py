@@ -81,7 +81,7 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "detail", "remedy"),
     [
-        ("model", "model: no partition is named x: is the model's disk attached?", "attach the model's disk"),
+        ("model", "model: no partition is named x: is its disk attached?", "attach the volume's disk"),
         ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
         ("engine", "engine: exited before it was ready", "the engine's last lines"),
         ("engine", "the engine exited", "the engine's last lines"),

@@ -10,7 +10,7 @@ import pytest
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
 from privml.evidence.claims import SignatureFailure
-from privml.verify.anchor import ExpectedModel
+from privml.verify.anchor import ExpectedData, ExpectedModel
 from privml.verify.report import render
 
 
@@ -37,15 +37,24 @@ def test_a_malformed_document_writes_no_line_of_the_error() -> None:
         assert str(caught.value) == caught.value.message
 
 
-def test_the_second_line_says_model_revision_and_signer() -> None:
-    models = (ExpectedModel("small", "0.1.2", f"key {'ab' * 32}"), ExpectedModel("other"))
-    expected = dataclasses.replace(samples.EXPECTED, models=models)
+def test_the_next_lines_say_models_and_data_and_which_keys_open_them() -> None:
+    key = "`data/corpus`, generation 2, of broker partner"
+    models = (
+        ExpectedModel("small", "0.1.2", f"key {'ab' * 32}", key.replace("data/", "model/")),
+        ExpectedModel("other"),
+    )
+    data = (ExpectedData("corpus", key), ExpectedData("terms"))
+    expected = dataclasses.replace(samples.EXPECTED, models=models, data=data)
     verdict = samples.judge(expected=expected).verdict
-    assert render(verdict).splitlines()[1:3] == [
-        f"  model: small, revision 0.1.2, signed by key {'ab' * 32}",
+    assert render(verdict).splitlines()[1:5] == [
+        f"  model: small, revision 0.1.2, signed by key {'ab' * 32}, encrypted with {models[0].key}",
         "  model: other, no revision, not signed",
+        f"  data: corpus, encrypted with {key}",
+        "  data: terms, not encrypted",
     ]
-    assert verdict.to_dict()["models"] == [
-        {"name": "small", "revision": "0.1.2", "signer": f"key {'ab' * 32}"},
-        {"name": "other", "revision": None, "signer": None},
+    found = verdict.to_dict()
+    assert found["models"] == [
+        {"name": "small", "revision": "0.1.2", "signer": f"key {'ab' * 32}", "key": models[0].key},
+        {"name": "other", "revision": None, "signer": None, "key": None},
     ]
+    assert found["data"] == [{"name": "corpus", "key": key}, {"name": "terms", "key": None}]

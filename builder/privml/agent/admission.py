@@ -10,18 +10,18 @@ second. One address may have only so many handshakes, and so many attestation do
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal, get_args
 
+from privml.base.peers import group
+
 RESERVE = 1024
 """Connections besides those of requests to the engine and the services."""
 YOUNG = 1.0
 """Seconds for which a handshake cannot lose its place to another connection."""
-_IPV6_NETWORK = 64
 
 Refusal = Literal["address", "full"]
 State = Literal["handshake", "idle", "asking", "busy"]
@@ -30,20 +30,6 @@ State = Literal["handshake", "idle", "asking", "busy"]
 def shared(concurrency: int) -> int:
     """How many requests to the engine and the services may be open at a time: being read, answered or refused."""
     return concurrency + 16
-
-
-def group(address: str) -> str:
-    """What limits per address apply to: an IPv4 address, or the /64 of an IPv6 address."""
-    plain = address.partition("%")[0]
-    try:
-        found = ipaddress.ip_address(plain)
-    except ValueError:
-        return plain
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, _IPV6_NETWORK), strict=False))
 
 
 class PerAddress:

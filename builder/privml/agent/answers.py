@@ -39,7 +39,7 @@ class Asked:
     ``once`` is called when the request was admitted, before anything is done for it; it raises if the same sealed
     request was admitted before.
     ``channel`` is what protected the request on its way, ``enc_sha256`` the SHA-256 of a sealed request's
-    encapsulated key. ``address`` is what limits per address apply to (`admission.group`), empty if no connection
+    encapsulated key. ``address`` is what limits per address apply to (`base.peers.group`), empty if no connection
     carries the request by itself. ``caller`` is the descriptor of the connection, whose end ends the work for it;
     None if nobody waits.
     """

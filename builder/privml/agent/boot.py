@@ -15,10 +15,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from privml.agent import console, devices, gpumachine, powerbutton
+from privml.agent import console, devices, gpumachine, powerbutton, volumestage
 from privml.agent.attestorlink import AttestorLink
 from privml.agent.enginestart import EngineStart
 from privml.agent.gpumachine import GpuMachine
@@ -29,12 +28,11 @@ from privml.agent.process import Process, Restartable, Unit
 from privml.agent.progress import Progress
 from privml.agent.restarts import Restarts
 from privml.agent.servicestart import OwnServices
-from privml.agent.volume import ModelVolumes
+from privml.agent.volume import Volumes
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
 from privml.events import configuration, services, stages
 from privml.events.configuration import Config
-from privml.events.volumes import Slot
 from privml.evidence.sections import TLS_KEY
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ class Boot:
         self,
         layout: Layout,
         *,
-        volumes: ModelVolumes,
+        volumes: Volumes,
         engine: Restartable,
         service: Callable[[str], Process],
         say: Callable[[str], None],
@@ -315,31 +313,10 @@ class Boot:
         self._say(console.clean(f"privml: stage keys: waiting for {missing}"))
 
     def _open_volumes(self) -> Outcome:
-        opened = []
-        if self._measured.data:
-            self._make_data_directory()
-        for slot, entry in self._measured.volumes:
-            if isinstance(entry, configuration.Model):
-                mount, what = self._layout.model(slot.number), entry.name
-            else:
-                mount, what = self._layout.data_volume(entry.name), f"data {entry.name}"
-            self._open(slot, entry, mount)
-            opened.append(f"{what}, root hash {entry.verity.root_hash.hex()}")
+        key = None if self._keys is None else self._keys.key
+        opened = volumestage.open_all(self._measured, self._layout, self._volumes, key)
         self._drop_keys()
         return ("ok", "; ".join(opened)) if opened else _SKIPPED
-
-    def _open(self, slot: Slot, entry: configuration.Model | configuration.Data, mount: Path) -> None:
-        key = None if self._keys is None or entry.crypt is None else self._keys.key(entry.crypt)
-        self._volumes.open(slot.partition, entry.verity, mount, key)
-        if isinstance(entry, configuration.Model) and not (mount / entry.file).is_file():
-            raise HostError(f"model: the volume has no file `{entry.file}`")
-
-    def _make_data_directory(self) -> None:
-        """Make the directory of data volumes, which only the services' users may enter."""
-        place = self._layout.data
-        place.mkdir(mode=0o700)
-        os.chown(place, -1, self._layout.data_id)
-        place.chmod(0o750)
 
     def _drop_keys(self) -> None:
         if self._keys is not None:
@@ -391,7 +368,7 @@ def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout
         console.say(f"privml: the power button does nothing: {error.strerror}")
     boot = Boot(
         layout,
-        volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),
+        volumes=Volumes(sys=layout.sys, dev=layout.dev),
         engine=Unit("privml-engine.service", layout.sys),
         service=lambda name: Unit(services.unit(name), layout.sys),
         say=console.say,

@@ -20,6 +20,7 @@ from privml.base.errors import HostError
 from privml.base.run import run
 from privml.events.crypt import CIPHER, KEY_SIZE, LAST_SECTOR, SECTOR_SIZE
 from privml.events.verity import BLOCK_SIZE, Verity
+from privml.events.volumes import Slot
 
 _EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")
 _EROFS_OFFSET = 1024
@@ -29,12 +30,16 @@ KeyRing = Callable[[str, bytes], AbstractContextManager[None]]
 """Puts a key into the kernel, under a name that dm-crypt finds it by, for as long as the context lasts."""
 
 
+class _WrongError(HostError):
+    """Something is wrong with a volume; the message does not say yet which kind of volume."""
+
+
 def command(argv: Sequence[str]) -> None:
     """Run a tool of the guest; ``HostError`` with its output when it fails."""
     run(argv, timeout=180)
 
 
-class ModelVolumes:
+class Volumes:
     """Finds, opens and mounts volumes. ``runner`` starts dmsetup and mount, ``keyring`` has its keys."""
 
     def __init__(
@@ -52,24 +57,36 @@ class ModelVolumes:
         self._keyring = keyring
         self._wait = wait
 
-    def open(self, partition: str, verity: Verity, mount: Path, key: bytes | None = None) -> None:
-        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it does not match ``verity``.
+    def open(self, slot: Slot, verity: Verity, mount: Path, key: bytes | None = None) -> None:
+        """Mount the filesystem of the volume at ``slot`` read-only; ``HostError`` if it does not match ``verity``.
 
-        ``key`` decrypts an encrypted volume.
+        ``key`` decrypts an encrypted volume. The error begins with the volume's kind.
         """
+        try:
+            device = self._verified(slot.partition, verity)
+            if key is not None:
+                device = self._decrypted(slot.partition, device, verity, key)
+            _check_filesystem(device)
+        except _WrongError as error:
+            raise HostError(f"{slot.kind.name}: {error.message}") from error
+        mount.mkdir(mode=0o755, exist_ok=True)
+        self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+
+    def _verified(self, partition: str, verity: Verity) -> Path:
+        """The device with the volume's bytes, each block checked up to the measured root hash."""
         data = self._find(partition)
         tree = self._find(f"{partition}-verity")
         device = self._map(partition, table(verity, data, tree))
         _prove(device, verity)
-        if key is not None:
-            name = f"{partition}-plain"
-            described = f"privml:{partition}"
-            with self._keyring(described, key):
-                device = self._map(name, crypt_table(verity, device, described))
-            _check_decrypted(device, verity)
-        _check_filesystem(device)
-        mount.mkdir(mode=0o755, exist_ok=True)
-        self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+        return device
+
+    def _decrypted(self, partition: str, device: Path, verity: Verity, key: bytes) -> Path:
+        """The device with the plaintext of ``device``."""
+        described = f"privml:{partition}"
+        with self._keyring(described, key):
+            plain = self._map(f"{partition}-plain", crypt_table(verity, device, described))
+        _check_decrypted(plain, verity)
+        return plain
 
     def _map(self, name: str, described: str) -> Path:
         """Create the device ``name`` of a device-mapper table."""
@@ -86,9 +103,9 @@ class ModelVolumes:
                 return self._dev / found[0]
             if len(found) > 1:
                 names = ", ".join(found)
-                raise HostError(f"model: {len(found)} partitions are named {partition} ({names}), expected one")
+                raise _WrongError(f"{len(found)} partitions are named {partition} ({names}), expected one")
             if time.monotonic() >= end:
-                raise HostError(f"model: no partition is named {partition}: is the model's disk attached?")
+                raise _WrongError(f"no partition is named {partition}: is its disk attached?")
             time.sleep(0.1)
 
     def _named(self, partition: str) -> list[str]:
@@ -109,12 +126,12 @@ class ModelVolumes:
             with contextlib.suppress(OSError):
                 if (entry / "dm" / "name").read_text().strip() == name:
                     return self._dev / entry.name
-        raise HostError(f"model: device-mapper did not create a device named {name}")
+        raise _WrongError(f"device-mapper did not create a device named {name}")
 
 
 def _prove(device: Path, verity: Verity) -> None:
     """Read the first and the last block, so that dm-verity checks both up to the root hash."""
-    wrong = f"model: the volume does not match the measured configuration (root hash {verity.root_hash.hex()})"
+    wrong = f"the volume does not match the measured configuration (root hash {verity.root_hash.hex()})"
     try:
         handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -123,13 +140,13 @@ def _prove(device: Path, verity: Verity) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"{wrong}: {error.strerror}") from error
+        raise _WrongError(f"{wrong}: {error.strerror}") from error
     if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
-        raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
+        raise _WrongError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
 
 
 def _check_decrypted(device: Path, verity: Verity) -> None:
-    """Raise ``HostError`` unless the first and the last sector of the decrypted ``device`` are what they must be.
+    """Raise `_WrongError` unless the first and the last sector of the decrypted ``device`` are what they must be.
 
     The key has the measured check value, so the fault is in how the volume was written.
     """
@@ -138,10 +155,10 @@ def _check_decrypted(device: Path, verity: Verity) -> None:
         file.seek((verity.data_blocks - 1) * BLOCK_SIZE)
         last = file.read(SECTOR_SIZE)
     if not _is_erofs(first):
-        raise HostError("model: the measured volume has no erofs filesystem: it was encrypted with another key")
+        raise _WrongError("the measured volume has no erofs filesystem: it was encrypted with another key")
     if last != LAST_SECTOR:
-        raise HostError(
-            "model: the last sector of the measured volume is not the expected one: its sectors were numbered "
+        raise _WrongError(
+            "the last sector of the measured volume is not the expected one: its sectors were numbered "
             f"otherwise when it was encrypted, expected one number for each {SECTOR_SIZE} bytes"
         )
 
@@ -149,7 +166,7 @@ def _check_decrypted(device: Path, verity: Verity) -> None:
 def _check_filesystem(device: Path) -> None:
     with device.open("rb") as file:
         if not _is_erofs(file.read(BLOCK_SIZE)):
-            raise HostError("model: the measured volume has no erofs filesystem")
+            raise _WrongError("the measured volume has no erofs filesystem")
 
 
 def _is_erofs(first: bytes) -> bool:

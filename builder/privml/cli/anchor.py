@@ -26,6 +26,9 @@ from privml.verify.anchor import Anchored, Candidates, is_demonstration
 from privml.verify.policy import Policy
 from privml.verify.publication import DemonstrationCase
 
+_IMAGE = paths.Existing("the directory of a built image", directory=True)
+_EXPECT = "The directory of an image that you built, with its prediction.json."
+
 
 def refuse_demonstration(found: Anchored, policy: Policy) -> None:
     """``Refused`` if the images are published as a demonstration and ``policy`` allows none."""
@@ -41,6 +44,27 @@ def refuse_demonstration(found: Anchored, policy: Policy) -> None:
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--expect`, the policy's options and those for collateral; the command gets them as ``criteria``."""
+    return _with_options(
+        command,
+        click.option(
+            "--expect",
+            metavar="DIRECTORY",
+            type=_IMAGE,
+            callback=lambda _, __, found: () if found is None else (found,),
+            help=_EXPECT,
+        ),
+    )
+
+
+def anchors_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `anchor_options`, and `--expect` can be repeated: a guest may be any of these images."""
+    several = f"{_EXPECT} Repeat it where guests of several images are served."
+    return _with_options(
+        command, click.option("--expect", metavar="DIRECTORY", type=_IMAGE, multiple=True, help=several)
+    )
+
+
+def _with_options(command: Callable[..., Any], expect: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def collected(*positional: Any, **given: Any) -> Any:
@@ -73,12 +97,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="ROOT NAME[@VERSION]",
             help="Rely on measurements that others published, under their root (root.json), instead of --expect.",
         ),
-        click.option(
-            "--expect",
-            metavar="DIRECTORY",
-            type=paths.Existing("the directory of a built image", directory=True),
-            help="The directory of an image that you built, with its prediction.json.",
-        ),
+        expect,
     ):
         made = option(made)
     return made
@@ -86,28 +105,29 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class AnchorWords:
-    """The options that name an anchor, as they were given."""
+    """The options that name an anchor, as they were given. ``expect`` is empty if others published the image."""
 
-    expect: Path | None
+    expect: tuple[Path, ...]
     trust: tuple[str, str] | None
     trusted: TrustWords
 
     def __post_init__(self) -> None:
-        if (self.expect is None) is (self.trust is None):
+        if (not self.expect) is (self.trust is None):
             raise UsageError(
                 "the option `--expect` or `--trust` is missing"
-                if self.expect is None
+                if not self.expect
                 else "--expect and --trust are both given, expected one",
                 hint="--expect DIRECTORY for an image that you built, --trust ROOT NAME for one that is published",
             )
-        if self.expect is not None and (wrong := self.trusted.given):
+        if self.expect and (wrong := self.trusted.given):
             raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
 
     def source(self) -> Callable[[int], Anchored]:
         """What gives the expected measurements at a time (Unix seconds)."""
-        if self.expect is not None:
-            built = anchors.built(self.expect)
-            return lambda _: built
+        if self.expect:
+            built = tuple(map(anchors.built, self.expect))
+            found = built[0] if len(built) == 1 else Candidates(built)
+            return lambda _: found
         assert self.trust is not None
         root, wanted = self.trust
         return self.trusted.trust(Path(root), wanted).expected
@@ -123,7 +143,7 @@ class AnchorWords:
 class CriteriaWords:
     """The options by which a guest is judged, as they were given (`anchor_options`)."""
 
-    expect: Path | None
+    expect: tuple[Path, ...]
     trust: tuple[str, str] | None
     trusted: TrustWords
     allow_demonstration: bool

@@ -15,7 +15,7 @@ from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say
 from privml.cli.output import print_json, show
 from privml.image import build as room
-from privml.image.build import BuildResult, Order
+from privml.image.order import BuildResult, Order
 from privml.image.target import Target, check_output, recipes_directory, resolve
 from privml.image.volumekeys import VolumeKeys
 from privml.image.workplace import Workplace

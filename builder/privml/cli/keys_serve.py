@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import Refused, UsageError
-from privml.cli.anchor import CriteriaWords, anchor_options
+from privml.cli.anchor import CriteriaWords, anchors_options
 from privml.cli.keystore import StoreWords, store_options
 from privml.cli.output import show
 from privml.cli.paths import Existing, listen_address
@@ -18,7 +18,7 @@ from privml.events.stages import KEY_RELEASE
 
 
 @click.command()
-@anchor_options
+@anchors_options
 @store_options
 @click.option(
     "--listen", metavar="HOST:PORT", default="127.0.0.1:8200", show_default=True, help="The address to listen on."
@@ -30,14 +30,15 @@ def serve(
 ) -> None:
     """Judge guests by their documents, and release keys to those that the owners' policies allow.
 
-    The options are those of `verify`: each guest must be the image of --expect, or a published one under --trust, and
-    in the owners' policy as well. Every release, and every refusal of a guest that proved what it is, is in the log
-    before it is answered. Nothing is administered here: stop it, use another verb, start it again; guests wait
-    meanwhile. docs/privml-key-broker.service starts it in a sandbox.
+    The options are those of `verify`: each guest must be an image of --expect, which can be repeated, or a published
+    one under --trust, and in the owners' policy as well. Every release, and every refusal of a guest that proved what
+    it is, is in the log before it is answered. Nothing is administered here: stop it, use another verb, start it
+    again; guests wait meanwhile. docs/privml-key-broker.service starts it in a sandbox.
 
     \b
     Examples:
       privml-build keys serve --expect out/me
+      privml-build keys serve --expect out/me --expect out/me-next
       privml-build keys serve --trust root.json me --listen 0.0.0.0:8200 \\
         --tls-cert cert.pem --tls-key key.pem
       privml-build keys serve --expect out/me --store /var/lib/broker/store \\

@@ -14,7 +14,7 @@ from privml.output.artefacts import check_artefacts
 from privml.output.fetched import FetchRecord
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
-from privml.verify.anchor import Anchored, Built, Expected, ExpectedModel, Fetched
+from privml.verify.anchor import Anchored, Built, Expected, ExpectedData, ExpectedModel, Fetched
 
 RECENT = 10.0
 """Seconds for which `Recent` asks nobody again."""
@@ -57,7 +57,7 @@ def built(directory: Path) -> Expected:
     check_artefacts(directory, manifest.artefacts)
     record = fetched.read(directory, manifest)
     anchor = Built(str(directory)) if record is None else _fetched(directory, record)
-    return Expected(read_prediction(directory, manifest), anchor, models_of(manifest))
+    return Expected(read_prediction(directory, manifest), anchor, models_of(manifest), data_of(manifest))
 
 
 def _fetched(directory: Path, record: FetchRecord) -> Fetched:
@@ -67,6 +67,16 @@ def _fetched(directory: Path, record: FetchRecord) -> Fetched:
 def models_of(manifest: Manifest) -> tuple[ExpectedModel, ...]:
     """The models of an image, as its manifest names them."""
     return tuple(
-        ExpectedModel(model.name, model.revision, None if model.signature is None else str(model.signature))
+        ExpectedModel(
+            model.name,
+            model.revision,
+            None if model.signature is None else str(model.signature),
+            model.key or None,
+        )
         for model in manifest.models
     )
+
+
+def data_of(manifest: Manifest) -> tuple[ExpectedData, ...]:
+    """The data of an image's services, as its manifest names them."""
+    return tuple(ExpectedData(data.name, data.key or None) for data in manifest.data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import math
 import socket
 from collections import Counter
@@ -19,8 +18,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from privml.base.peers import group
+
 MAX_HEAD = 16 * 1024
-_IPV6_NETWORK = 64
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Connections:
 
     def admit(self, made: socket.socket, peer: Any) -> _Connection | None:
         """The connection with a place and the deadline for its head; None if there is none left."""
-        source = network(peer[0])
+        source = group(peer[0])
         if self._of[source] >= self.limits.of_one:
             return None
         if len(self._open) >= self.limits.connections:
@@ -98,7 +98,7 @@ class Connections:
         if self._open.get(ended.peer) is not ended:
             return
         del self._open[ended.peer]
-        source = network(ended.peer[0])
+        source = group(ended.peer[0])
         self._of[source] -= 1
         if not self._of[source]:
             del self._of[source]
@@ -176,12 +176,3 @@ class _Connection(socket.socket):
         self._connections.leave(self)
         super().close()
         self.within(None)
-
-
-def network(address: str) -> str:
-    """What counts as one address: an IPv4 address, or a /64 of IPv6."""
-    plain = address.partition("%")[0]
-    found = ipaddress.ip_address(plain)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, _IPV6_NETWORK), strict=False))
-    return str(found)

@@ -234,6 +234,7 @@ def _facts(verdict: Verdict, judgement: Judgement | None) -> Html:
         if anchor.ci is not None:
             rows.append(("CI", str(anchor.ci)))
     rows += [("model", str(model)) for model in verdict.models]
+    rows += [("data", str(data)) for data in verdict.data]
     if verdict.shape:
         rows.append(("machine", verdict.shape))
     if verdict.learnt:

@@ -62,7 +62,7 @@ _GPU_MODE = "set the GPU's mode on the host, then start the guest again: `privml
 _GENUINE = "this GPU does not prove that it is genuine: try another one, and tell its vendor"
 _ENGINE_ENDED = "build the recipe's development variant: its console has the engine's last lines"
 _REMEDIES = (
-    ("no partition is named", "attach the model's disk, as `privml-build run NAME --print-command` shows"),
+    ("no partition is named", "attach the volume's disk, as `privml-build run NAME --print-command` shows"),
     ("engine-answers-wrong", "model, driver and GPU do not compute right together: see `privml-build lint`"),
     ("not ready after", "give the machine more memory and vCPUs, or the image a smaller model"),
     ("exited", _ENGINE_ENDED),

@@ -164,8 +164,9 @@ class Trust:
 
     def _expected(self, at: _Followed, entry: Entry) -> Expected:
         found = self._vouched(at, entry)
-        models = anchors.models_of(manifests.decode(follow.manifest_of(at.fetch, found.version)))
-        return Expected(found.version.statement.predicate, found.anchor, models)
+        manifest = manifests.decode(follow.manifest_of(at.fetch, found.version))
+        contents = anchors.models_of(manifest), anchors.data_of(manifest)
+        return Expected(found.version.statement.predicate, found.anchor, *contents)
 
     def _vouched(self, at: _Followed, entry: Entry) -> Vouched:
         role = at.update.publishers(self.name)

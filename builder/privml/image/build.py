@@ -10,9 +10,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
@@ -46,11 +45,12 @@ from privml.image import root as root_volume
 from privml.image.config import measured_config
 from privml.image.description import Parts, command_line, manifest_of
 from privml.image.filling import Filling, MadeVolume
-from privml.image.inputs import BASE, PREDICTION, Inputs
+from privml.image.inputs import BASE, PREDICTION
 from privml.image.leftovers import remove_leftovers
+from privml.image.order import BuildResult, Order
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
-from privml.image.volumekeys import Encryption, VolumeKeys, missing, without_given
+from privml.image.volumekeys import Encryption, missing, without_given
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock, Package, VendorFile
@@ -61,65 +61,13 @@ from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe, platforms_of
 from privml.recipe.volumes import volumes_of
-from privml.statement.predicate import Predicate
 from privml.store.objects import Store
-from privml.store.pools import Pool
 
 _FILLINGS: Mapping[volumes.Kind, Callable[[int, Lock, Store], Filling]] = {
     volumes.MODEL: modelvolume.filling,
     volumes.DATA: datavolume.filling,
 }
 _ROOM_HINT = "free some space, or choose another directory with --output"
-
-
-class Predictor(Protocol):
-    """Predicts the registers of a built image; implemented by `vm.predicted`."""
-
-    def inputs(self, platforms: Sequence[str]) -> Inputs:
-        """What the prediction depends on besides the image: platforms and the predicting code."""
-
-    def predict(self, tools: ToolsTree, directory: Path, manifest: Manifest) -> Predicate:
-        """The prediction for the image in ``directory``."""
-
-
-class Tools(Protocol):
-    """Provides the tools tree; called only when a step must be rebuilt."""
-
-    def __call__(self) -> ToolsTree:
-        """The unpacked tree."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What to build, from which inputs and with which tools. ``tools_lock`` is the path of the tools lock.
-
-    ``volumes`` is where encrypted volumes come from. ``refreshed``: the lock is not the recipe's committed one; the
-    manifest records this.
-    """
-
-    recipe: Recipe
-    lock: Lock
-    tools_lock: Path
-    store: Store
-    tools: Tools
-    predictor: Predictor
-    refreshed: bool = False
-    pools: Sequence[Pool] = ()
-    volumes: VolumeKeys = field(default_factory=VolumeKeys)
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """An output directory with its manifest, and why each step was rebuilt (empty: it was cached)."""
-
-    directory: Path
-    manifest: Manifest
-    because: steps.Reasons
-
-    @property
-    def cached(self) -> bool:
-        """True when every step was cached."""
-        return not any(self.because.values())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ secrets in the store stay wrapped as they are, so a restored store also needs th
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,9 +19,10 @@ from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import Fields, b64, canonical, loads
 from privml.keybroker import head as heads
 from privml.keybroker import kek as keks
+from privml.keybroker.database import beside, remove
 from privml.keybroker.entry import ADMIN, Entry
 from privml.keybroker.kek import Ask, Kek
-from privml.keybroker.store import Store, beside, opened, refuse_existing, remove
+from privml.keybroker.store import Store, opened, refuse_existing
 from privml.keybroker.tree import Tree
 
 FORMAT = b"privml-broker-backup/v1"
@@ -84,21 +86,38 @@ def _compare(store: Store) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Backup:
+    """A backup's parts: its key's parameters, the wrapped key, and the sealed store with what is bound to it."""
+
+    kek: object
+    key: bytes
+    sealed: bytes
+    bound: bytes
+
+    @classmethod
+    def decode(cls, data: bytes, what: str) -> Backup:
+        """Take a file's content apart; ``EvidenceError`` if it is not a backup's. Nothing is decrypted."""
+        if not data.startswith(_START) or len(data) > MAX_BACKUP:
+            raise EvidenceError(f"{what}: not a backup of a key broker")
+        header, found, sealed = data[len(_START) :].partition(b"\n")
+        if not found:
+            raise EvidenceError(f"{what}: ends in its header")
+        fields = Fields(loads(header, what=what, limit=_MAX_HEADER), "backup")
+        made = cls(fields.take("kek"), fields.base64("key", limit=_MAX_HEADER), sealed, _START + header)
+        fields.end()
+        return made
+
+
 def _read(source: Path, uri: str, ask: Ask | None) -> bytes:
+    """The store's file in the backup at ``source``; errors as of `restore`."""
     try:
         data = read_start(source, MAX_BACKUP)
     except OSError as error:
         raise HostError(f"{source} cannot be read: {error.strerror or error}") from error
-    if not data.startswith(_START) or len(data) > MAX_BACKUP:
-        raise EvidenceError(f"{source}: not a backup of a key broker")
-    header, found, sealed = data[len(_START) :].partition(b"\n")
-    if not found:
-        raise EvidenceError(f"{source}: ends in its header")
-    fields = Fields(loads(header, what=str(source), limit=_MAX_HEADER), "backup")
-    parameters, wrapped = fields.take("kek"), fields.base64("key", limit=_MAX_HEADER)
-    fields.end()
-    key = keks.open_kek(uri, parameters, ask).unwrap(wrapped, _START)
+    backup = Backup.decode(data, str(source))
+    key = keks.open_kek(uri, backup.kek, ask).unwrap(backup.key, _START)
     try:
-        return keks.unseal(key, sealed, _START + header)
+        return keks.unseal(key, backup.sealed, backup.bound)
     except InvalidTag:
         raise Refused(f"backup-changed: {source} was changed or cut") from None

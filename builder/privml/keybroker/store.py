@@ -10,7 +10,6 @@ anybody gets an answer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hmac
 import json
 import os
@@ -28,8 +27,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privml.base.errors import HostError, UsageError
 from privml.base.strictjson import canonical
+from privml.keybroker import database
 from privml.keybroker import head as heads
 from privml.keybroker import kek as keks
+from privml.keybroker.database import SCHEMA, beside, connect, locked, remove, transaction, writing
 from privml.keybroker.entry import ADMIN, START, Entry, digest, parse
 from privml.keybroker.head import STORE_ID_SIZE, Head
 from privml.keybroker.kek import Ask, Kek
@@ -40,38 +41,7 @@ ROOT_SIZE = 32
 _SALT_SIZE = 32
 SIGNING = "signing"
 VOLUME = "volume"
-# WITHOUT ROWID makes a table one tree: looking for a row finds the rows that the MAC covers, and no others.
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE root (generation INTEGER PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE secret (use TEXT NOT NULL, resource TEXT NOT NULL, generation INTEGER NOT NULL, salt BLOB NOT NULL,
-  sealed BLOB NOT NULL, PRIMARY KEY (use, resource, generation)) STRICT, WITHOUT ROWID;
-CREATE TABLE resource (name TEXT PRIMARY KEY, owners BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE signed (resource TEXT NOT NULL, serial INTEGER NOT NULL, envelope BLOB NOT NULL,
-  PRIMARY KEY (resource, serial)) STRICT, WITHOUT ROWID;
-CREATE TABLE key (resource TEXT NOT NULL, generation INTEGER NOT NULL, value BLOB NOT NULL, retired INTEGER NOT NULL,
-  PRIMARY KEY (resource, generation)) STRICT, WITHOUT ROWID;
-CREATE TABLE released (resource TEXT NOT NULL, policy BLOB NOT NULL, count INTEGER NOT NULL,
-  PRIMARY KEY (resource, policy)) STRICT, WITHOUT ROWID;
-CREATE TABLE log (seq INTEGER PRIMARY KEY, line BLOB NOT NULL) STRICT;
-"""
 _STATE = "state"
-_COVERED = (
-    "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name",
-    "SELECT name, value FROM meta WHERE name <> 'state' ORDER BY name",
-    "SELECT generation, wrapped FROM root ORDER BY generation",
-    "SELECT use, resource, generation, salt, sealed FROM secret ORDER BY use, resource, generation",
-    "SELECT name, owners FROM resource ORDER BY name",
-    "SELECT resource, serial, envelope FROM signed ORDER BY resource, serial",
-    "SELECT resource, generation, value, retired FROM key ORDER BY resource, generation",
-    "SELECT resource, policy, count FROM released ORDER BY resource, policy",
-)
-"""Everything that the MAC covers besides the head of the log, which covers table `log`."""
-
-
-def beside(path: Path, ending: str) -> Path:
-    """The file next to a store with this ending."""
-    return path.with_name(f"{path.name}.{ending}")
 
 
 @dataclass
@@ -105,7 +75,7 @@ class Store:
         """
         logged = list(entries)
         with self.mutex:
-            with _writing(self.path), _transaction(self.db):
+            with writing(self.path), transaction(self.db):
                 if self.tree.size:  # a store that is being made has no MAC yet
                     self.check()
                 before = self.db.total_changes
@@ -136,10 +106,8 @@ class Store:
         """The MAC over everything but the secrets' own plaintext, with ``tree`` for the log."""
         found = hmac.new(_derived(self.root, b"", canonical({"use": _STATE})), digestmod="sha256")
         found.update(canonical({"size": tree.size, "root": tree.head.root.hex()}))
-        for number, query in enumerate(_COVERED):
-            for row in self.db.execute(query):
-                shown = [each.hex() if isinstance(each, bytes) else each for each in row]
-                found.update(b"\n" + canonical([number, *shown]))
+        for row in database.covered(self.db):
+            found.update(b"\n" + canonical(row))
         return found.digest()
 
     def _log(self, entries: Sequence[Entry]) -> tuple[Tree, bytes]:
@@ -154,7 +122,7 @@ class Store:
 
     def lines(self) -> Iterator[bytes]:
         """The lines of the log, from the first."""
-        return _lines(self.db)
+        return database.lines(self.db)
 
     def keep(self, use: str, resource: str, generation: int, secret: bytes) -> None:
         """Keep a secret, wrapped; only while `changing`."""
@@ -220,7 +188,7 @@ class Store:
 
     def forget(self) -> None:
         """Overwrite what was deleted, also in the write-ahead log."""
-        with self.mutex, _writing(self.path):
+        with self.mutex, writing(self.path):
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def snapshot(self) -> bytes:
@@ -236,61 +204,6 @@ def _info(use: str, resource: str, generation: int) -> bytes:
 
 def _derived(root: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), keks.KEY_SIZE, salt, info).derive(root)
-
-
-def _lines(db: sqlite3.Connection) -> Iterator[bytes]:
-    for (line,) in db.execute("SELECT line FROM log ORDER BY seq"):
-        yield line
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise HostError(
-            f"store-full: {path} cannot be written: {error}",
-            hint="nothing was changed or released: free some space, and check the disk",
-        ) from error
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a store alone; ``HostError`` (`store-busy`) if another process has it."""
-    lock = beside(path, "lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostError(f"{lock} cannot be made: {error.strerror or error}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise HostError(
-            f"store-busy: another process uses {path}",
-            hint="one process may use a store: stop `keys serve` for the time of this command",
-        ) from error
-    finally:
-        os.close(handle)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
-        db.execute(f"PRAGMA {pragma}")
-    return db
 
 
 def _put_root(db: sqlite3.Connection, kek: Kek, generation: int, root: bytes) -> None:
@@ -317,7 +230,7 @@ def create(path: Path, kek: Kek, *, development: bool = False, head: Path | None
     refuse_existing(path)
     with locked(path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with contextlib.closing(_connect(path)) as db:
+        with contextlib.closing(connect(path)) as db:
             store = Store(
                 path,
                 head or beside(path, "head"),
@@ -340,19 +253,13 @@ def create(path: Path, kek: Kek, *, development: bool = False, head: Path | None
 
 def _fill(store: Store) -> None:
     """The tables of a new store, its root and its signing key."""
-    with _writing(store.path):
-        store.db.executescript(_SCHEMA)
+    with writing(store.path):
+        store.db.executescript(SCHEMA)
     with store.changing(Entry(ADMIN, codes=("init-development" if store.development else "init",))):
         meta = {"format": FORMAT, "id": store.id, "development": b"\1" if store.development else b"\0"}
         store.db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         _put_root(store.db, store.kek, store.root_generation, store.root)
         store.keep(SIGNING, "", 1, Ed25519PrivateKey.generate().private_bytes_raw())
-
-
-def remove(path: Path) -> None:
-    """Remove the files of a store that was not made whole."""
-    for each in (path, beside(path, "lock"), *(path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))):
-        each.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -368,20 +275,13 @@ def opened(
     if not path.is_file():
         raise UsageError(f"there is no store at {path}", hint="make one with `privml-build keys init --store FILE`")
     path = path.resolve()
-    with locked(path), contextlib.closing(_connected(path)) as db:
+    with locked(path), contextlib.closing(connect(path)) as db:
         store = _read(path, db, kek, ask, head or beside(path, "head"))
         before = _compare(store) if pinned else store.head
         store.check()
         if before != store.head:  # a crash came before the pinning
             heads.write(store.head_path, store.head)
         yield store
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    try:
-        return _connect(path)
-    except sqlite3.DatabaseError as error:
-        raise HostError(f"{path} cannot be opened: {error}") from error
 
 
 def _read(path: Path, db: sqlite3.Connection, kek_uri: str, ask: Ask | None, head: Path) -> Store:
@@ -393,7 +293,7 @@ def _read(path: Path, db: sqlite3.Connection, kek_uri: str, ask: Ask | None, hea
         # Of a crash after a rotation's commit: what was destroyed may still be in the write-ahead log.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         tree, last = Tree(), START
-        for line in _lines(db):
+        for line in database.lines(db):
             tree.append(line)
             last = digest(line)
     except (sqlite3.DatabaseError, TypeError) as error:

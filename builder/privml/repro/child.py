@@ -11,7 +11,8 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
 from privml.base.steps import complain, step
-from privml.image.build import Order, build
+from privml.image.build import build
+from privml.image.order import Order
 from privml.image.root import Probe
 from privml.image.tools import ensure
 from privml.image.volumekeys import VolumeKeys, without_given

@@ -176,24 +176,41 @@ def is_demonstration(anchor: Anchor) -> bool:
 
 @dataclass(frozen=True)
 class ExpectedModel:
-    """A model of an image: its revision in its source, and who signed it, as whoever locked it checked."""
+    """A model of an image: its revision in its source, and who signed it, as whoever locked it checked.
+
+    ``key`` says which key opens its volume, in words; None for a volume that is not encrypted.
+    """
 
     name: str
     revision: str | None = None
     signer: str | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         signed = "not signed" if self.signer is None else f"signed by {self.signer}"
-        return f"{self.name}, {f'revision {self.revision}' if self.revision else 'no revision'}, {signed}"
+        revision = f"revision {self.revision}" if self.revision else "no revision"
+        return f"{self.name}, {revision}, {signed}{'' if self.key is None else f', encrypted with {self.key}'}"
+
+
+@dataclass(frozen=True)
+class ExpectedData:
+    """Data of an image's services. ``key`` says which key opens its volume, in words; None if it is not encrypted."""
+
+    name: str
+    key: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}, {'not encrypted' if self.key is None else f'encrypted with {self.key}'}"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The expected measurements of an image, their source, and the models, where the source names them."""
+    """The expected measurements of an image, their source, and the models and data, where the source names them."""
 
     predicate: Predicate
     anchor: Anchor
     models: tuple[ExpectedModel, ...] = ()
+    data: tuple[ExpectedData, ...] = ()
 
 
 @dataclass(frozen=True)

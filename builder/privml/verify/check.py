@@ -21,11 +21,12 @@ from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
-from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
+from privml.statement.launch import LAYOUTS, Accepted, MeasuredLaunch
 from privml.verify import channelkey, denied, nvidia, publication, receipts, releasekey, snp, tdx
-from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
+from privml.verify.anchor import Anchored, Candidates, Expected, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
+from privml.verify.outcome import notes, outcome
 from privml.verify.policy import Policy
 from privml.verify.publication import DemonstrationCase
 from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
@@ -134,15 +135,16 @@ def verify(
     refusals = tuple(_refusals(case))
     relaxed = _relaxed(case, refusals)
     verdict = Verdict(
-        outcome=_outcome(case) if not refusals else Outcome.REFUSED,
+        outcome=outcome(case) if not refusals else Outcome.REFUSED,
         name=expected.predicate.name,
         variant=expected.predicate.variant,
         anchor=expected.anchor,
         shape="" if launch is None else launch.label,
         refusals=refusals,
-        notes=tuple(_notes(case)),
+        notes=tuple(notes(case)),
         relaxed=relaxed,
         models=expected.models,
+        data=expected.data,
         learnt=_learnt(launch),
         binding=case.binding,
     )
@@ -358,55 +360,6 @@ def _vouched(case: Case) -> bool:
     checked = case.signature
     accepted = (*case.rules.genuine_roots, case.policy.simulated_root_sha256)
     return not isinstance(checked, SignatureFailure) and checked.root_sha256 in accepted
-
-
-def _outcome(case: Case) -> Outcome:
-    # Whoever made all keys of a demonstration could have published anything.
-    accepted = _genuine(case) and not case.demonstration.demonstration
-    return Outcome.ACCEPTED if accepted else Outcome.ACCEPTED_SIMULATED
-
-
-def _genuine(case: Case) -> bool:
-    checked = case.signature
-    genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
-    # A development image can contain anything, so even on genuine hardware it is treated like a simulation.
-    genuine = genuine and not nvidia.simulated(case.device_case)
-    return genuine and case.facts.header.variant == PRODUCTION
-
-
-def _notes(case: Case) -> Iterator[str]:
-    if case.demonstration.demonstration:
-        platform = "the platform is genuine" if _genuine(case) else "no hardware vouches for this guest"
-        yield f"a demonstration: one person made all keys, so nobody else vouches for this image; {platform}"
-    yield from case.rules.notes(case.evidence)
-    if case.channel is not None:
-        yield from channelkey.notes(case.channel)
-    yield from nvidia.notes(case.device_case)
-    if case.publication is not None:
-        yield from publication.notes(case.publication.version)
-    if isinstance(case.expected.anchor, Fetched):
-        yield "the image was fetched, not built; `--trust` shows whether its publishers revoked it since"
-    for declared in case.expected.predicate.exceptions:
-        if declared.name in case.policy.exceptions:
-            yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
-    if case.launch is None:
-        return
-    levels = case.launch.evidence()
-    if levels:
-        weakest = min(levels.items(), key=lambda item: item[1].strength)
-        how = "learnt from captures" if weakest[1] is Evidence.LEARNT else f"confirmed by {weakest[1].value}"
-        yield f"prediction: weakest register {weakest[0].upper()}, {how}"
-    for register, level in levels.items():
-        if level is Evidence.ENDORSED:
-            yield f"{register.upper()}: a value that the firmware's vendor signed; nothing here computes it"
-    if case.launch.runtime_unused:
-        runtime = str(LAYOUTS[case.launch.tee].runtime).upper()
-        yield f"{runtime}: unused, the image's kernel cannot extend it; only the report data covers the agent's log"
-    for register, value in case.launch.registers.items():
-        if isinstance(value, FilledBy):
-            yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"
-        elif value is None:
-            yield f"{register.upper()}: not compared, the statement has no value"
 
 
 def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:

@@ -28,7 +28,7 @@ def _outcome(verdict: Verdict) -> str:
 
 def render(verdict: Verdict, about: str = "") -> str:
     """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor, the second the
-    registers that nothing predicts, if there are any, the next the image's model, its revision and its signer.
+    registers that nothing predicts, if there are any, the next the image's models and the data of its services.
 
     ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
@@ -40,6 +40,7 @@ def render(verdict: Verdict, about: str = "") -> str:
         names = ", ".join(register.upper() for register in verdict.learnt)
         lines.append(f"  learnt: {names}, copied from captures of machines; no rule predicts the value")
     lines += [f"  model: {model}" for model in verdict.models]
+    lines += [f"  data: {data}" for data in verdict.data]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
-from privml.verify.anchor import Anchor, ExpectedModel, Published
+from privml.verify.anchor import Anchor, ExpectedData, ExpectedModel, Published
 
 
 class Outcome(StrEnum):
@@ -60,9 +60,9 @@ class Verdict:
     """The verdict on one document.
 
     ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
-    default policy would have given and that a policy file accepts. ``models`` are those of the expected image.
-    ``learnt`` are the registers whose expected value was copied from captures of machines. ``binding`` says which key
-    the verdict is about.
+    default policy would have given and that a policy file accepts. ``models`` and ``data`` are those of the expected
+    image. ``learnt`` are the registers whose expected value was copied from captures of machines. ``binding`` says
+    which key the verdict is about.
     """
 
     outcome: Outcome
@@ -76,6 +76,7 @@ class Verdict:
     models: tuple[ExpectedModel, ...] = ()
     learnt: tuple[str, ...] = ()
     binding: Binding = Binding.TLS_KEY
+    data: tuple[ExpectedData, ...] = ()
 
     @property
     def bound(self) -> str:
@@ -111,6 +112,7 @@ class Verdict:
             "variant": self.variant,
             "anchor": str(self.anchor),
             "models": [vars(model) for model in self.models],
+            "data": [vars(data) for data in self.data],
             "published": self.anchor.to_dict() if isinstance(self.anchor, Published) else None,
             "shape": self.shape,
             "learnt": list(self.learnt),
