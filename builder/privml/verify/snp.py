@@ -270,15 +270,11 @@ def _certified(checked: ReportFacts, policy: SnpPolicy) -> Iterator[Refusal]:
         yield Refusal("product", checked.product, any_of(policy.products))
     if checked.csp is not None and policy.fleets and checked.csp not in policy.fleets:
         yield Refusal("fleet", checked.csp, any_of(policy.fleets))
-    floors = [floor for floor in policy.min_tcb if floor.product == checked.product]
-    if not floors:
-        found = words(checked.tcbs["reported"])
-        yield Refusal("reported-tcb", found, f"a lowest TCB version of {checked.product} in the policy (snp.min_tcb)")
-    for floor in sorted(floors, key=str):
-        for name, tcb in checked.tcbs.items():
-            if not floor.met_by(dict(tcb)):
-                wanted = f"at least {words(floor.parts)} in each part"
-                yield Refusal("reported-tcb", f"{words(tcb)}, the {name} TCB", wanted)
+    for found, floor in below(checked, policy.min_tcb):
+        wanted = f"a lowest TCB version of {checked.product} in the policy (snp.min_tcb)"
+        if floor is not None:
+            wanted = f"at least {words(floor.parts)} in each part"
+        yield Refusal("reported-tcb", found, wanted)
     if checked.revocation is None:
         if policy.require_revocation:
             yield Refusal("revocation-missing", "none", f"the revocation list of ARK-{checked.product}")
@@ -288,6 +284,20 @@ def _certified(checked: ReportFacts, policy: SnpPolicy) -> Iterator[Refusal]:
     if checked.root_sha256 in RULES.genuine_roots and age > policy.max_collateral_age_days:
         wanted = f"at most {policy.max_collateral_age_days} days"
         yield Refusal("collateral-age", f"{checked.revocation.name}, {age} days", wanted)
+
+
+def below(checked: ReportFacts, floors: Collection[TcbFloor]) -> Iterator[tuple[str, TcbFloor | None]]:
+    """Each TCB version of a report that is lower than a floor, as text, and that floor.
+
+    If there is no floor for the product, the reported version, once, and None.
+    """
+    of_product = [floor for floor in floors if floor.product == checked.product]
+    if not of_product:
+        yield words(checked.tcbs["reported"]), None
+    for floor in sorted(of_product, key=str):
+        for name, tcb in checked.tcbs.items():
+            if not floor.met_by(dict(tcb)):
+                yield f"{words(tcb)}, the {name} TCB", floor
 
 
 @refuses(
