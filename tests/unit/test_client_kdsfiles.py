@@ -224,4 +224,4 @@ def test_what_is_not_kept_is_said(place: Path, capsys: pytest.CaptureFixture[str
     assert outcome.code == 2
     assert "skipped kds/x.pem: neither certificates nor a revocation list" in outcome.stderr
     assert "no certificate that leads to a root of AMD's" in outcome.stderr
-    assert "no revocation list that a root of AMD's signed" in outcome.stderr
+    assert "no revocation list of a root of AMD's that is valid now" in outcome.stderr

@@ -77,7 +77,7 @@ def codes(told: dict[str, Any]) -> set[str]:
     return {each["code"] for each in told["refusals"]}
 
 
-def test_a_simulated_report_of_the_image_is_equal_and_proves_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_simulated_report_of_the_image_is_equal_and_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["report.bin", *AMD, *EXPECT, "--report-data", DATA.hex(), "--policy", "policy.toml"]
     outcome = Outcome(capsys, "inspect", *words)
     assert (outcome.code, outcome.stderr) == (10, "")
@@ -104,7 +104,9 @@ def test_a_real_report_is_genuine_and_judged_by_the_caller_s_policy(capsys: pyte
     assert codes(told) == wanted
     outcome = Outcome(capsys, "inspect", "real.bin", *REAL, "--policy", "milan.toml")
     assert outcome.code == 0
-    assert outcome.stdout.startswith("GENUINE: real.bin, attestation report of an SEV-SNP guest, version 2; proves no")
+    assert outcome.stdout.startswith(
+        "GENUINE: real.bin, attestation report of an SEV-SNP guest, version 2; proves no"
+    )
     assert "note: revocation: no list was given" in outcome.stdout
 
 
@@ -112,8 +114,8 @@ def test_every_field_of_a_report_is_shown(capsys: pytest.CaptureFixture[str], fi
     (files / "v3.bin").write_bytes(V3)
     _, told = inspected(capsys, "v3.bin")
     names = {
-        "report data", "policy", "least abi", "vmpl", "guest svn", "report id", "platform", "reported tcb", "current tcb",
-        "committed tcb", "launch tcb", "firmware", "signing key", "chip id",
+        "report data", "policy", "least abi", "vmpl", "guest svn", "report id", "platform", "reported tcb",
+        "current tcb", "committed tcb", "launch tcb", "firmware", "signing key", "chip id",
     }  # fmt: skip
     assert names <= set(told["facts"])
     assert told["facts"]["signing key"] == "VLEK"
@@ -239,7 +241,10 @@ def test_registers_of_another_report_or_a_prediction(files: Path, capsys: pytest
         (["report.bin", "--collateral", "ark.pem"], "no chain of a VCEK or VLEK"),
         (["report.bin", "--collateral", "policy.toml"], "neither certificates nor a revocation list"),
         (["quote.bin", "--collateral", "kds"], "expected one file with the nine fields"),
-        (["quote.bin", "--collateral", "ark.pem", "--collateral", "ark.pem"], "expected one file with the nine fields"),
+        (
+            ["quote.bin", "--collateral", "ark.pem", "--collateral", "ark.pem"],
+            "expected one file with the nine fields",
+        ),
         (["demo-cpu", "--policy", "policy.toml"], "--policy is for a file with a quote"),
     ],
 )
@@ -265,5 +270,3 @@ def test_verify_says_that_a_report_is_no_document(capsys: pytest.CaptureFixture[
     outcome = Outcome(capsys, "verify", "report.bin", *EXPECT)
     assert outcome.code == 9
     assert "`privml-build inspect report.bin` judges its signature" in outcome.stderr
-
-

@@ -154,7 +154,9 @@ def test_lists_of_tdx_machines_do_not_count_for_snp_guests(snp_desk: Desk) -> No
 
 
 @pytest.mark.parametrize(("chips", "denied"), [((CHIP,), ()), (None, (OTHER,))])
-def test_a_hidden_chip_is_refused_where_chips_are_named(chips: tuple[bytes, ...] | None, denied: tuple[bytes, ...]) -> None:
+def test_a_hidden_chip_is_refused_where_chips_are_named(
+    chips: tuple[bytes, ...] | None, denied: tuple[bytes, ...]
+) -> None:
     facts = snp_samples.signature_of(snp_samples.document())
     wanted = policy(snp=dataclasses.replace(RELEASE, chips=chips, denied=denied))
     assert not [*SnpPlatform(CHIP, facts).objections(wanted)]
@@ -205,13 +207,13 @@ def test_another_value_of_a_field_is_refused(name: str, value: object) -> None:
     fields = loads(FULL.encode())
     assert ReleasePolicy.decode(canonical(fields)) == FULL
     fields["snp"][name] = value
-    with pytest.raises(EvidenceError, match="policy.snp"):
+    with pytest.raises(EvidenceError, match=r"policy\.snp"):
         ReleasePolicy.decode(canonical(fields))
 
 
 def test_null_for_snp_is_refused() -> None:
     fields = {**loads(FULL.encode()), "snp": None}
-    with pytest.raises(EvidenceError, match="policy.snp"):
+    with pytest.raises(EvidenceError, match=r"policy\.snp"):
         ReleasePolicy.decode(canonical(fields))
 
 

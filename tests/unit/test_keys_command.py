@@ -116,7 +116,14 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
 
 
 def test_a_policy_says_which_snp_guests_get_the_key(run: Run, place: Path) -> None:  # noqa: F811
-    words = ["--snp-min-tcb", "Turin:fmc=1,bl=1,tee=0,snp=2,ucode=3", "--snp-chip", "11" * 64, "--snp-deny", "22" * 64]
+    words = [
+        "--snp-min-tcb",
+        "Turin:fmc=1,bl=1,tee=0,snp=2,ucode=3",
+        "--snp-chip",
+        "11" * 64,
+        "--snp-deny",
+        "22" * 64,
+    ]
     with_policy(run, *words, "--snp-min-tcb", "Genoa:bl=10,tee=0,snp=23,ucode=84", "--allow-unmeasured-acpi")
     made = ReleasePolicy.decode((place / "policy.json").read_bytes())
     floors = (TcbFloor("Genoa", bl=10, snp=23, ucode=84), TcbFloor("Turin", fmc=1, bl=1, snp=2, ucode=3))

@@ -28,7 +28,9 @@ POLICY = {
         "min_tcb": [{"product": "Genoa", "fmc": 0, "bl": 10, "tee": 0, "snp": 23, "ucode": 84}],
     },
 }
-SNP_ONLY = dataclasses.replace(samples.PREDICATE, launches=(snp_samples.launch(), snp_samples.launch(4, digest=bytes(48))))
+SNP_ONLY = dataclasses.replace(
+    samples.PREDICATE, launches=(snp_samples.launch(), snp_samples.launch(4, digest=bytes(48)))
+)
 
 
 def published(*predicates: Predicate) -> Fake:

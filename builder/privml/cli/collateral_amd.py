@@ -56,8 +56,9 @@ def keep(found: Files, folder: Path, now: int) -> bool:
     """Put what ``folder`` has of AMD's into the cache; False if nothing in it is."""
     kept = found.keep(kds.cache_directory(), now=now)
     if found.lists and not any(name.endswith(".crl") for name in kept):
-        complain(f"{folder}: no revocation list that a root of AMD's signed, that is valid now and not older than the "
-                 "cached one")  # fmt: skip
+        complain(
+            f"{folder}: no revocation list of a root of AMD's that is valid now and not older than the cached one"
+        )
     if found.certificates and not kept:
         complain(f"{folder}: no certificate that leads to a root of AMD's")
     return bool(kept)

@@ -80,8 +80,9 @@ def inspect(
 
     Or it is a FILE with a TDX quote, an SEV-SNP report, a TDREPORT or a token that holds register values: whether the
     platform's signature is genuine, whether its values are the expected ones. That proves no key and no freshness:
-    only `verify` accepts a guest. A report is refused without a policy that names the lowest TCB versions. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine
-    signature, 10 equal but only a simulation.
+    only `verify` accepts a guest. A report is refused without a policy that names the lowest TCB versions. Exit
+    status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine signature, 10 equal but
+    only a simulation.
 
     Or FILE is a model: GGUF, safetensors, or an index of safetensors with its files next to it. Headers are read and
     compared with the file's size; exit status 4 if it is not whole.

@@ -134,12 +134,14 @@ def _of_report(file: File, certificates: tuple[bytes, ...] = ()) -> Bare:
 
 
 def _given(found: Bare, paths: tuple[Path, ...]) -> Mapping[str, str] | None:
-    """The collateral that the caller gave: Intel's fields in one file, AMD's files or folders of them; None if none."""
+    """The collateral that the caller gave: Intel's fields in one file, or AMD's files and folders; None if none."""
     if not paths:
         return None
     if found.tee == tdx.TEE:
         if len(paths) > 1 or paths[0].is_dir():
-            raise UsageError("--collateral: expected one file with the nine fields of Intel's QVL for a quote of a TD")
+            raise UsageError(
+                "--collateral: expected one file with the nine fields of Intel's QVL for a quote of a TD"
+            )
         return collateral_in(paths[0])
     # Only reports with files of AMD's need what reads them.
     from privml.client import kdsfiles

@@ -39,7 +39,11 @@ def snp_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--snp-deny", "snp_denied", metavar="CHIP_ID", multiple=True, help="These chips never get it."
     )(made)
     made = click.option(
-        "--snp-chip", "snp_chips", metavar="CHIP_ID", multiple=True, help="Only these chips get it (128 hex digits each)."
+        "--snp-chip",
+        "snp_chips",
+        metavar="CHIP_ID",
+        multiple=True,
+        help="Only these chips get it (128 hex digits each).",
     )(made)
     return click.option(
         "--snp-min-tcb",

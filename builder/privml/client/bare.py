@@ -37,7 +37,9 @@ class Evidence:
     def document(self) -> Document:
         """It in the form that checks of signatures take; no other part of the document is read."""
         nothing, data = b"", self.data or b""
-        return Document(nothing, nothing, (), nothing, nothing, nothing, nothing, data, certificates=self.certificates)
+        return Document(
+            nothing, nothing, (), nothing, nothing, nothing, nothing, data, certificates=self.certificates
+        )
 
 
 def judge(

@@ -148,7 +148,7 @@ def read_file(path: Path, among: tuple[Anchor, ...]) -> Entry:
 def read_directory(
     path: Path, among: tuple[Anchor, ...], without: Collection[Path] = ()
 ) -> tuple[list[Entry], list[PrivmlError]]:
-    """The collateral in the ``.json`` files of a directory, but ``without``, and the errors of those that have none."""
+    """The collateral in the ``.json`` files of a directory, but ``without``, and the errors of those with none."""
     entries, errors = [], []
     for file in sorted(set(path.glob("*.json")) - set(without))[:_MAX_FILES]:
         try:

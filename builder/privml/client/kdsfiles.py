@@ -1,7 +1,7 @@
 """Files of AMD's key distribution service that a person downloaded: certificates and revocation lists, by any name.
 
-A file has certificates in DER or PEM (a chip's, or its issuers'), a revocation list in DER or PEM, or the two fields of
-`evidence.snp.collateral` in JSON. Nothing in a file says what it is for, so certificates are put together by their
+A file has certificates in DER or PEM (a chip's, or its issuers'), a revocation list in DER or PEM, or the two fields
+of `evidence.snp.collateral` in JSON. Nothing in a file says what it is for, so certificates are put together by their
 names and signatures. Everything that is used or kept ends in AMD's roots, or in that of an allowed simulation.
 """
 
@@ -132,7 +132,8 @@ class Files:
 def read(places: Iterable[Path]) -> tuple[Files, list[PrivmlError]]:
     """What the files, and those directly in the folders, hold; and an error for each file that holds nothing.
 
-    ``UsageError`` for more than `MAX_CERTIFICATES`, because every two of them are tried. In a folder, files with other endings than `SUFFIXES` are passed over.
+    ``UsageError`` for more than `MAX_CERTIFICATES`, because every two of them are tried. In a folder, files with other
+    endings than `SUFFIXES` are passed over.
     """
     found, errors = Files(), list[PrivmlError]()
     for path in _paths(places):

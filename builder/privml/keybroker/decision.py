@@ -47,7 +47,7 @@ class TdxPlatform:
 
 @dataclass(frozen=True)
 class SnpPlatform:
-    """What a checked report proves of the machine: its id (CHIP_ID, zeros if the host hides it), and its TCB versions."""
+    """What a checked report proves of the machine: its id (CHIP_ID, zeros if the host hides it), its TCB versions."""
 
     id: bytes
     facts: ReportFacts
@@ -58,10 +58,9 @@ class SnpPlatform:
         if wanted is None:
             yield Refusal("release-platform", "an SEV-SNP guest", f"a machine that {name} allows")
             return
-        hidden = not any(self.id)
-        if wanted.chips is not None and (hidden or self.id not in wanted.chips):
-            yield Refusal("release-platform", _chip(self.id), f"a machine that {name} allows")
-        elif wanted.denied and (hidden or self.id in wanted.denied):
+        named = wanted.chips is not None or wanted.denied
+        listed = wanted.chips is None or self.id in wanted.chips
+        if named and (not any(self.id) or not listed or self.id in wanted.denied):
             yield Refusal("release-platform", _chip(self.id), f"a machine that {name} allows")
         lower = next(below(self.facts, wanted.min_tcb), None)
         if lower is not None:

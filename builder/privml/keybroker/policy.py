@@ -58,7 +58,7 @@ class ReleasePolicy:
     snp: SnpRelease | None = None
 
     def encode(self) -> bytes:
-        """The payload. It has the member ``snp`` only where there is one, so that policies from before it still count."""
+        """The payload. It has ``snp`` only where there is one, so that policies from before it still count."""
         snp = {} if self.snp is None else {"snp": self.snp.to_dict()}
         return canonical(
             {

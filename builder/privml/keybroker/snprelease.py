@@ -1,4 +1,4 @@
-"""What the owners' policy says of SEV-SNP guests: the lowest TCB versions, chips, and that ACPI tables are unmeasured.
+"""What the owners' policy says of SEV-SNP guests: lowest TCB versions, chips, and that ACPI tables are unmeasured.
 
 The owners sign these themselves, whatever the broker's own policy file accepts. The lowest TCB versions are compared
 as `verify.snp` does it.
