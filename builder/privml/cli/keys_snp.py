@@ -32,8 +32,8 @@ def snp_options(command: Callable[..., Any]) -> Callable[..., Any]:
     made = click.option(
         "--allow-unmeasured-acpi",
         is_flag=True,
-        help="Accept that the ACPI tables of SEV-SNP guests are their host's and not measured. No such guest gets the "
-        "key without it.",
+        help="Accept that the ACPI tables of SEV-SNP guests are their host's and not measured. No such guest gets "
+        "the key without it.",
     )(collected)
     made = click.option(
         "--snp-deny", "snp_denied", metavar="CHIP_ID", multiple=True, help="These chips never get it."
