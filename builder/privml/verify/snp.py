@@ -15,7 +15,7 @@ from privml.events.registers import LAUNCH
 from privml.evidence.snp import report
 from privml.evidence.snp.claims import ReportFacts
 from privml.evidence.snp.tcb import PRODUCTS, words
-from privml.statement.launch import BOUND, HASHED, OPEN, SnpMachine
+from privml.statement.launch import BOUND, HASHED, OPEN, MeasuredLaunch, SnpMachine
 from privml.verify import policyfield
 from privml.verify.policyfield import hex_list, hexadecimal, number, records, restricted, setting, switch, text, texts
 from privml.verify.rules import (
@@ -351,13 +351,19 @@ def guest(case: TeeCase[SnpPolicy]) -> Iterator[Refusal]:
 )
 def launch(case: TeeCase[SnpPolicy]) -> Iterator[Refusal]:
     """Check what the launch digest of the expected image covers."""
-    if case.launch is None or not isinstance(case.launch.machine, SnpMachine):
+    if case.launch is not None:
+        yield from launch_refusals(case.launch, case.policy)
+
+
+def launch_refusals(launch: MeasuredLaunch, policy: SnpPolicy) -> Iterator[Refusal]:
+    """Why ``policy`` does not accept a predicted launch, whatever a report says."""
+    if not isinstance(launch.machine, SnpMachine):
         return
-    boot = case.launch.machine.boot
-    if boot not in case.policy.boots:  # no policy can name `open`
+    boot = launch.machine.boot
+    if boot not in policy.boots:  # no policy can name `open`
         found = "open, a launch digest without the kernel's hash" if boot == OPEN else boot
-        yield Refusal("snp-boot-unbound", found, any_of(case.policy.boots))
-    if not case.policy.allow_unmeasured_acpi:
+        yield Refusal("snp-boot-unbound", found, any_of(policy.boots))
+    if not policy.allow_unmeasured_acpi:
         yield Refusal("acpi-unmeasured", "ACPI tables of the host", "a policy that accepts them by name")
 
 
