@@ -34,7 +34,7 @@ from tests.unit.test_measure_disk import FIRST, IMAGE
 from tests.unit.test_measure_optionrom import stored
 
 from privml.agent import gpuanswer
-from privml.base import dsse
+from privml.base import dsse, strictcbor
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError, Refused
 from privml.base.strictjson import canonical, loads
@@ -52,6 +52,7 @@ from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
 from privml.evidence import capture, document, dstack, facts, gceformat, merkle, report_data, sections
 from privml.evidence.capture import Capture
+from privml.evidence.cca import token as cca_token
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
@@ -115,6 +116,12 @@ def _dstack(data: bytes) -> None:
         dstack.parse(value)
 
 
+def _cbor(data: bytes) -> None:
+    """Whatever is read has one encoding."""
+    if strictcbor.encode(strictcbor.decode(data)) != data:
+        raise AssertionError("another encoding")
+
+
 def _explained(data: bytes) -> None:
     """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
@@ -134,6 +141,7 @@ def _spdm(data: bytes) -> None:
             nvidia_report.read(kind, data)
 
 
+CCA_TOKEN = read("attestation/veraison_ccatoken/cca_token.cbor")
 SNP_REPORT = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
 SNP_KEY = read("attestation/virtee_sev/vcek_milan.der")
 SNP_FIRMWARE = read("measurement/virtee_sev-snp-measure/ovmf_AmdSev_suffix.bin")
@@ -375,6 +383,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tpm-log": (LOG, parse_and_replay),
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
     "spdm": (SPDM, _spdm),
+    "cca-token": (CCA_TOKEN, cca_token.parse),
+    "cbor": (CCA_TOKEN, _cbor),
     "snp-report": (SNP_REPORT, snp_report.parse),
     "snp-key": (SNP_KEY, snp_leaf.parse),
     "snp-firmware": (SNP_FIRMWARE, snp_table.read),

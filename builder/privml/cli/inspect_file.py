@@ -22,29 +22,34 @@ from privml.client.supply import supply
 from privml.events.registers import LAUNCH, REGISTERS, RTMR3
 from privml.evidence import document
 from privml.evidence.bundle import is_bundle
+from privml.evidence.cca import token as tokens
 from privml.evidence.document import Document
 from privml.evidence.sections import FORMAT as ATTESTATION
 from privml.evidence.sections import Header
 from privml.evidence.snp import claims as snp
 from privml.evidence.tdx import claims as tdx
-from privml.readers import files, snpreport
+from privml.readers import ccatoken, files, snpreport
 from privml.readers.evidence import UNCHECKED, quote_file
 from privml.readers.file import File
 from privml.statement.launch import MeasuredLaunch
+from privml.verify import cca
 from privml.verify.bare import REPORT_DATA, Finding, Origin, Value, closest
 from privml.verify.check import CODES
 
 PROVES = "proves no key and no freshness"
 _HEADLINES = {
     Origin.GENUINE: "GENUINE",
+    Origin.NAMED_KEY: "SIGNED BY THE KEY THAT YOU NAMED",
     Origin.SIMULATED: "SIMULATED (no hardware vouches for this)",
     Origin.REFUSED: "SIGNATURE REFUSED",
     Origin.UNPROVEN: "NOT PROVEN (no signature was checked)",
 }
-_UNCHECKED = (UNCHECKED, snpreport.UNCHECKED)
+_UNCHECKED = (UNCHECKED, snpreport.UNCHECKED, ccatoken.UNCHECKED)
 """Notes of readers, which check no signature."""
-_GUESTS = {tdx.TEE: "a TD", snp.TEE: "an SEV-SNP guest"}
-_SIGNED = (Origin.GENUINE, Origin.SIMULATED)
+_GUESTS = {tdx.TEE: "a TD", snp.TEE: "an SEV-SNP guest", cca.TEE: "a CCA realm"}
+_NAMES: Mapping[str, tuple[str, ...]] = {**REGISTERS, cca.TEE: tokens.REGISTERS}
+_CODES = {**CODES, **cca.CODES}
+_SIGNED = (Origin.GENUINE, Origin.SIMULATED, Origin.NAMED_KEY)
 _EQUAL = {True: "EQUAL to", False: "DIFFERS from"}
 
 
@@ -76,8 +81,10 @@ def inspect_file(
     *,
     expect: Path | None,
     registers: Path | None,
+    values: tuple[str, ...],
     report_data: str | None,
     collateral_files: tuple[Path, ...],
+    platform_key: Path | None,
     simulated_root: Path | None,
     policy_file: Path | None,
     at: str | None,
@@ -92,16 +99,24 @@ def inspect_file(
     wanted = None if report_data is None else _report_data(report_data)
     inside = _document_in(path)
     found = _of_file(path) if inside is None else _of_document(path, inside)
-    expected = _expected(found, expect, registers)
-    values = _values(found, expected, wanted)
-    policy = policy_of(simulated_root, policy_file)
-    collateral = _given(found, collateral_files)
-    if collateral is None and found.evidence.data is not None and at is None:
-        subject_of = inside or found.evidence.document
-        collateral = supply(None, offline=True, policy=policy).of_quote(found.tee, subject_of)
-    if collateral is None and inside is not None:
-        collateral = (inside.collateral or {}).get(found.tee)
-    finding = bare.judge(found.evidence, values, policy, now=as_of, collateral=collateral)
+    expected = _stated(found, values) if values else _expected(found, expect, registers)
+    compared = _values(found, expected, wanted)
+    if found.tee == cca.TEE:
+        others = {"--expect": expect, "--allow-simulated": simulated_root, "--policy": policy_file, "--at": at}
+        others["--collateral"] = collateral_files or None
+        _only_of_others(path, others)
+        finding = _of_token(found, compared, platform_key)
+    else:
+        if platform_key is not None:
+            raise UsageError(f"--platform-key is for a token of a CCA realm, and {path} is of {_GUESTS[found.tee]}")
+        policy = policy_of(simulated_root, policy_file)
+        collateral = _given(found, collateral_files)
+        if collateral is None and found.evidence.data is not None and at is None:
+            subject_of = inside or found.evidence.document
+            collateral = supply(None, offline=True, policy=policy).of_quote(found.tee, subject_of)
+        if collateral is None and inside is not None:
+            collateral = (inside.collateral or {}).get(found.tee)
+        finding = bare.judge(found.evidence, compared, policy, now=as_of, collateral=collateral)
     if as_json:
         print_json(_to_dict(path, found, finding, expected, as_of))
     else:
@@ -113,6 +128,8 @@ def _of_file(path: Path) -> Bare:
     file = files.read(path)
     if file.report is not None:
         return _of_report(file)
+    if file.cca is not None:
+        return Bare(file, Evidence(cca.TEE, file.cca), file.description.registers)
     if file.claimed is None:
         raise UsageError(
             f"{path} is {file.description.title}: it holds no register values of a guest that could be judged",
@@ -131,6 +148,30 @@ def _of_document(path: Path, inside: Document) -> Bare:
 
 def _of_report(file: File, certificates: tuple[bytes, ...] = ()) -> Bare:
     return Bare(file, Evidence(snp.TEE, file.report, certificates), {LAUNCH: file.description.registers[LAUNCH]})
+
+
+def _only_of_others(path: Path, options: Mapping[str, object]) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{given[0]} is for quotes and reports, and {path} is a token of a CCA realm",
+            hint="--platform-key names the key that vouches for it, --value what its measurements must be",
+        )
+
+
+def _of_token(found: Bare, values: tuple[Value, ...], platform_key: Path | None) -> Finding:
+    # Only tokens need what checks their signatures.
+    from privml.evidence.cca import signature
+
+    assert found.evidence.data is not None
+    key = None
+    if platform_key is not None:
+        try:
+            key = signature.read_key(read_start(platform_key, signature.MAX_KEY))
+        except EvidenceError as error:
+            raise UsageError(f"--platform-key {platform_key}: {error.message}") from error
+    token = tokens.parse(found.evidence.data)
+    return cca.judge(cca.Case(token, signature.check(token, key)), values)
 
 
 def _given(found: Bare, paths: tuple[Path, ...]) -> Mapping[str, str] | None:
@@ -173,6 +214,22 @@ def _report_data(text: str) -> bytes:
     return data.ljust(64, b"\0")
 
 
+def _stated(found: Bare, values: tuple[str, ...]) -> Expectation:
+    """The values of ``--value NAME=HEX``."""
+    stated: dict[str, tuple[bytes, ...]] = {}
+    for text in values:
+        name, _, digits = text.partition("=")
+        if name not in _NAMES[found.tee] or not digits:
+            known = ", ".join(_NAMES[found.tee])
+            raise UsageError(f"--value: got `{text[:40]}`, expected NAME=HEX with a name of {known}")
+        try:
+            value = unhex(digits, what=f"--value {name}")
+        except EvidenceError as error:
+            raise UsageError(error.message) from error
+        stated[name] = (*stated.get(name, ()), value)
+    return Expectation("the values given", "", stated)
+
+
 def _expected(found: Bare, expect: Path | None, registers: Path | None) -> Expectation | None:
     if expect is not None:
         anchor = anchors.built(expect)
@@ -202,14 +259,14 @@ def _of_launches(source: str, launches: tuple[MeasuredLaunch, ...], found: Bare)
     launch = closest(launches, found.registers, found.tee)
     if launch is None:
         raise UsageError(f"{source} predicts no launch of {_GUESTS[found.tee]}")
-    values = {name: launch.accepted(name) for name in REGISTERS[found.tee] if launch.accepted(name)}
+    values = {name: launch.accepted(name) for name in _NAMES[found.tee] if launch.accepted(name)}
     return Expectation(source, launch.label, values)
 
 
 def _values(found: Bare, expected: Expectation | None, report_data: bytes | None) -> tuple[Value, ...]:
     values = [
         Value(name, found.registers[name], expected.values[name])
-        for name in REGISTERS[found.tee]
+        for name in _NAMES[found.tee]
         if expected is not None and name in found.registers and name in expected.values
     ]
     if expected is not None and not values:
@@ -237,7 +294,7 @@ def _document_in(path: Path) -> Document | None:
 
 def _uncompared(found: Bare, finding: Finding, expected: Expectation | None) -> list[str]:
     compared = {value.name for value in finding.values}
-    return [name for name in REGISTERS[found.tee] if expected is not None and name not in compared]
+    return [name for name in _NAMES[found.tee] if expected is not None and name not in compared]
 
 
 def _notes(found: Bare, finding: Finding, expected: Expectation | None) -> list[str]:
@@ -250,18 +307,20 @@ def _notes(found: Bare, finding: Finding, expected: Expectation | None) -> list[
 
 def _show(path: Path, found: Bare, finding: Finding, expected: Expectation | None, as_of: int, now: int) -> None:
     outcome = _HEADLINES[finding.origin]
+    if found.tee == cca.TEE and finding.origin is Origin.UNPROVEN:
+        outcome = "NOT PROVEN (its own keys signed it, and nobody vouches for them)"
     if finding.refusals and finding.origin in _SIGNED:
         outcome += ", REFUSED by the policy"
     if finding.equal is not None:
         outcome += f", {_EQUAL[finding.equal]} {'the value given' if expected is None else expected.source}"
     show(f"{outcome}: {path}, {found.file.description.title}; {PROVES}")
-    if finding.origin is not Origin.UNPROVEN or finding.refusals:
+    if found.tee != cca.TEE and (finding.origin is not Origin.UNPROVEN or finding.refusals):
         when = "now" if as_of == now else "the time you gave, not now"
         show(f"  checked as of {time_text(as_of)} ({when})")
     if expected is not None and expected.shape:
         show(f"  shape: {expected.shape}")
     for refusal in finding.refusals:
-        show(f"  {refusal.code}: {CODES[refusal.code]}", f"    got      {refusal.got}")
+        show(f"  {refusal.code}: {_CODES[refusal.code]}", f"    got      {refusal.got}")
         show(f"    expected {refusal.expected}")
     for value in finding.values:
         if value.equal:

@@ -26,8 +26,9 @@ from privml.statement import intoto, predicate
 
 _MAX_WRAPPINGS = 3
 _HINT = (
-    "known: TDX firmware, PE image, kernel, UKI, GPT disk, CCEL or TPM log, TDX quote, TDREPORT, ACPI and SMBIOS "
-    "blobs of fw_cfg, prediction.json, JSON with a quote or a log; any of them compressed or as text"
+    "known: TDX firmware, PE image, kernel, UKI, GPT disk, CCEL or TPM log, TDX quote, TDREPORT, SNP report, CCA "
+    "token, ACPI and SMBIOS blobs of fw_cfg, prediction.json, JSON with a quote or a log; any of them compressed or "
+    "as text"
 )
 
 
