@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 
 from tests import channel_vectors, receipts
 from tests.negative import forge, pki
@@ -42,6 +43,7 @@ from privml.channel import bhttp, keyconfig, ohttp, receipt
 from privml.channel import record as channel_record
 from privml.channel import wrapped as wrapped_request
 from privml.channel.varint import Cursor, prefixed
+from privml.client import kdsfiles
 from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
@@ -144,6 +146,7 @@ def _spdm(data: bytes) -> None:
 CCA_TOKEN = read("attestation/veraison_ccatoken/cca_token.cbor")
 SNP_REPORT = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
 SNP_KEY = read("attestation/virtee_sev/vcek_milan.der")
+SNP_FILES = DER_cert_to_PEM_cert(SNP_KEY).encode() + read("attestation/google_go-sev-guest/ask_ark_milan.pem")
 SNP_FIRMWARE = read("measurement/virtee_sev-snp-measure/ovmf_AmdSev_suffix.bin")
 
 
@@ -386,6 +389,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "cca-token": (CCA_TOKEN, cca_token.parse),
     "cbor": (CCA_TOKEN, _cbor),
     "snp-report": (SNP_REPORT, snp_report.parse),
+    "kds-files": (SNP_FILES, lambda data: list(kdsfiles.contents(data).chains())),
     "snp-key": (SNP_KEY, snp_leaf.parse),
     "snp-firmware": (SNP_FIRMWARE, snp_table.read),
     "rim": (RIM, _rim),

@@ -102,8 +102,13 @@ def inspect_file(
     expected = _stated(found, values) if values else _expected(found, expect, registers)
     compared = _values(found, expected, wanted)
     if found.tee == cca.TEE:
-        others = {"--expect": expect, "--allow-simulated": simulated_root, "--policy": policy_file, "--at": at}
-        others["--collateral"] = collateral_files or None
+        others = {
+            "--expect": expect,
+            "--allow-simulated": simulated_root,
+            "--policy": policy_file,
+            "--at": at,
+            "--collateral": collateral_files or None,
+        }
         _only_of_others(path, others)
         finding = _of_token(found, compared, platform_key)
     else:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import re
 import ssl
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,13 +174,15 @@ def _file(path: Path) -> Files:
     data = cached.content(path, MAX_FILE)
     if data is None:
         raise EvidenceError(f"cannot be read, or has more than {MAX_FILE} bytes")
-    if data.lstrip()[:1] == b"{":
-        found = from_fields(fields_of.decode(loads(data, what="JSON"), "collateral"))
-    elif _BEGIN in data:
-        found = _pem(data)
-    else:
-        found = _der(data)
+    found = contents(data)
     return Files(found.certificates, found.lists, (path,))
+
+
+def contents(data: bytes) -> Files:
+    """What the content of a file holds; ``EvidenceError`` if that is nothing of AMD's forms."""
+    if data.lstrip()[:1] == b"{":
+        return from_fields(fields_of.decode(loads(data, what="JSON"), "collateral"))
+    return _pem(data) if _BEGIN in data else _der(data)
 
 
 def _pem(data: bytes) -> Files:
@@ -222,8 +225,10 @@ def _authority(data: bytes) -> x509.Certificate | None:
     if _leaf(data) is not None:
         return None  # its serial number is 0, which `cryptography` warns of
     try:
-        found = x509.load_der_x509_certificate(data)
-        _ = found.subject, found.issuer
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what it warns of is no certificate of AMD's
+            found = x509.load_der_x509_certificate(data)
+            _ = found.subject, found.issuer
     except UNREADABLE:
         return None
     return found
