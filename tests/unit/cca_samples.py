@@ -35,7 +35,8 @@ def sign1(claims: Any, key: ec.EllipticCurvePrivateKey, algorithm: int = -35, un
     """A COSE_Sign1 of claims (encoded already if they are bytes)."""
     protected = encode({1: algorithm})
     payload = claims if isinstance(claims, bytes) else encode(claims)
-    der = key.sign(encode(("Signature1", protected, b"", payload)), ec.ECDSA(hashes.SHA384()))
+    digest = {-7: hashes.SHA256(), -35: hashes.SHA384(), -36: hashes.SHA512()}[algorithm]
+    der = key.sign(encode(("Signature1", protected, b"", payload)), ec.ECDSA(digest))
     signature = b"".join(part.to_bytes(48) for part in decode_dss_signature(der))
     return encode(Tag(18, (protected, unprotected or {}, payload, signature)))
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import ssl
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attestation_samples as samples
 import pytest
 import snp_samples as snp
+from test_client_collateral import get, serving
 from test_collateral_command import Outcome, as_found  # noqa: F401 - fixtures
 from tests.published import read
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import pretty
 from privml.client import kdsfiles
+from privml.client.collateral import Cache
 from privml.client.kds import Supply
 from privml.client.kdsfiles import Files
 from privml.sim import snppki
@@ -225,3 +228,49 @@ def test_what_is_not_kept_is_said(place: Path, capsys: pytest.CaptureFixture[str
     assert "skipped kds/x.pem: neither certificates nor a revocation list" in outcome.stderr
     assert "no certificate that leads to a root of AMD's" in outcome.stderr
     assert "no revocation list of a root of AMD's that is valid now" in outcome.stderr
+
+
+# -- serving them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path, no_proxy: None) -> Iterator[tuple[str, Path]]:
+    """A server over a cache with everything of the simulated chip; its address, and the folder of AMD's files."""
+    cache(Files((LEAF, ISSUER, ROOT), (CRL,)), tmp_path / "snp")
+    with serving(Cache(tmp_path), samples.NOW) as address:
+        yield address, tmp_path / "snp"
+
+
+def test_another_machine_gets_everything_from_the_server(served: tuple[str, Path], tmp_path: Path) -> None:
+    address, _ = served
+    asking = Supply(address, simulated_root=snp.ROOT, directory=tmp_path / "other", clock=lambda: samples.NOW)
+    assert asking(BARE) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("vcek/v1/Genoa/cert_chain", 200),
+        ("vcek/v1/Genoa/crl", 200),
+        ("vcek/v1/Milan/crl", 404),
+        ("vlek/v1/Genoa/cert_chain", 404),
+        ("vlek/v1/Genoa/" + "00" * 64, 404),
+        ("vcek/v1/Naples/crl", 404),
+        ("xcek/v1/Genoa/crl", 404),
+        ("vcek/v1/Genoa/" + "00" * 63 + "?blSPL=1&teeSPL=0&snpSPL=1&ucodeSPL=1", 400),
+        ("vcek/v1/Genoa/" + "00" * 64 + "?blSPL=1&teeSPL=0&snpSPL=1", 400),
+        ("vcek/v1/Genoa/" + "00" * 64 + "?blSPL=256&teeSPL=0&snpSPL=1&ucodeSPL=1", 400),
+        ("vcek/v1/Genoa/" + "00" * 64 + "?blSPL=-1&teeSPL=0&snpSPL=1&ucodeSPL=1", 400),
+        ("vcek/v1/Genoa/" + "00" * 64 + "?blSPL=1&teeSPL=0&snpSPL=1&ucodeSPL=1", 404),
+        ("vcek/v1/Genoa/..%2f..%2fetc", 404),
+    ],
+)
+def test_what_is_asked_for_is_sent_or_not(path: str, status: int, served: tuple[str, Path]) -> None:
+    assert get(served[0], f"/{path}")[0] == status
+
+
+def test_an_expired_list_is_not_served(served: tuple[str, Path]) -> None:
+    address, folder = served
+    for bad in (listed(2020, 2021), b"x"):
+        (folder / "VCEK-Genoa.crl").write_bytes(bad)
+        assert get(address, "/vcek/v1/Genoa/crl")[0] == 404

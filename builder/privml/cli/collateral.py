@@ -204,10 +204,10 @@ def show_(file: Path | None, *, as_json: bool) -> None:
     "--listen", metavar="HOST:PORT", default="127.0.0.1:8081", show_default=True, help="The address to listen on."
 )
 def serve(listen: str) -> None:
-    """Serve the cache on the routes of Intel's PCCS, for callers that cannot reach Intel.
+    """Serve the cache on the routes of Intel's PCCS and of AMD's service, for callers that cannot reach them.
 
     It is read-only and fetches nothing: run `collateral fetch` once a day beside it. Callers check what they get, so
-    it needs no TLS.
+    it needs no TLS. Those of SNP guests name it in $PRIVML_KDS_SERVICE.
 
     \b
     Examples:

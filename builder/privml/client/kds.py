@@ -54,7 +54,8 @@ _RETRY = 60
 _MAX_FAILED = 1000
 _MAX_FILES = 1000
 _MAX_CHAIN = 3
-_PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
+PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
+"""The parts of a TCB version, in the order of a route, and their names there."""
 _CHAIN = tuple[bytes, bytes, bytes]
 
 
@@ -85,7 +86,7 @@ class Machine:
     @property
     def leaf_route(self) -> str:
         """The route of a chip's certificate."""
-        parts = "&".join(f"{word}={self.tcb[part]:02d}" for part, word in _PARTS if part in self.tcb)
+        parts = "&".join(f"{word}={self.tcb[part]:02d}" for part, word in PARTS if part in self.tcb)
         return f"{self.path}/{self.chip_id[: self.product.chip_id].hex()}?{parts}"
 
     @property
