@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 
 from tests import channel_vectors, receipts
 from tests.fuzz import keytargets
@@ -35,7 +36,7 @@ from tests.unit.test_measure_disk import FIRST, IMAGE
 from tests.unit.test_measure_optionrom import stored
 
 from privml.agent import gpuanswer
-from privml.base import dsse
+from privml.base import dsse, strictcbor
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError, Refused
 from privml.base.strictjson import canonical, loads
@@ -43,6 +44,7 @@ from privml.channel import bhttp, keyconfig, ohttp, receipt
 from privml.channel import record as channel_record
 from privml.channel import wrapped as wrapped_request
 from privml.channel.varint import Cursor, prefixed
+from privml.client import kdsfiles
 from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
@@ -53,6 +55,7 @@ from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
 from privml.evidence import capture, document, dstack, facts, gceformat, merkle, report_data, sections
 from privml.evidence.capture import Capture
+from privml.evidence.cca import token as cca_token
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
@@ -116,6 +119,12 @@ def _dstack(data: bytes) -> None:
         dstack.parse(value)
 
 
+def _cbor(data: bytes) -> None:
+    """Whatever is read has one encoding."""
+    if strictcbor.encode(strictcbor.decode(data)) != data:
+        raise AssertionError("another encoding")
+
+
 def _explained(data: bytes) -> None:
     """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
@@ -135,8 +144,10 @@ def _spdm(data: bytes) -> None:
             nvidia_report.read(kind, data)
 
 
+CCA_TOKEN = read("attestation/veraison_ccatoken/cca_token.cbor")
 SNP_REPORT = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
 SNP_KEY = read("attestation/virtee_sev/vcek_milan.der")
+SNP_FILES = DER_cert_to_PEM_cert(SNP_KEY).encode() + read("attestation/google_go-sev-guest/ask_ark_milan.pem")
 SNP_FIRMWARE = read("measurement/virtee_sev-snp-measure/ovmf_AmdSev_suffix.bin")
 
 
@@ -376,7 +387,10 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tpm-log": (LOG, parse_and_replay),
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
     "spdm": (SPDM, _spdm),
+    "cca-token": (CCA_TOKEN, cca_token.parse),
+    "cbor": (CCA_TOKEN, _cbor),
     "snp-report": (SNP_REPORT, snp_report.parse),
+    "kds-files": (SNP_FILES, lambda data: list(kdsfiles.contents(data).chains())),
     "snp-key": (SNP_KEY, snp_leaf.parse),
     "snp-firmware": (SNP_FIRMWARE, snp_table.read),
     "rim": (RIM, _rim),

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from tests.published import VECTORS, origins, read
 from tests.unit.witness_fake import continues
@@ -26,6 +27,8 @@ from privml.base.strictjson import loads
 from privml.events.registers import LAUNCH, MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
+from privml.evidence.cca import signature as cca_signature
+from privml.evidence.cca import token as cca_tokens
 from privml.evidence.certificates import UnfitError, decode_pem
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import chain as nvidia_chains
@@ -341,6 +344,7 @@ NOVEMBER_2026 = 1_795_000_000
 # --- SEV-SNP --------------------------------------------------------------------------------------------------------
 
 SEV = "attestation/google_go-sev-guest"
+CCA_KEY = "attestation/veraison_ccatoken/cca_platform.pub"
 TRUSTEE_SNP = "attestation/confidential-containers_trustee/snp"
 SIGNERS = {
     "attestation/virtee_sev/report_milan.hex": ("attestation/virtee_sev/vcek_milan.der", f"{SEV}/ask_ark_milan.pem"),
@@ -396,6 +400,21 @@ def snp_authorities(name: str, path: Path, tmp_path: Path) -> None:
     """A chain whose last certificate is the pinned root of its product."""
     *_, root = pem(path.read_bytes())
     assert hashlib.sha256(root).hexdigest() in {product.root_sha256 for product in SNP_PRODUCTS.values()}
+
+
+def cca_token(name: str, path: Path, tmp_path: Path) -> None:
+    """TF-RMM's token: both signatures verify, it is bound, and another platform's key did not sign it."""
+    key = cca_signature.read_key(read(CCA_KEY))
+    token = cca_tokens.parse(path.read_bytes())
+    assert cca_signature.check(token, key) == cca_tokens.TokenChecks(realm=True, bound=True, platform=True)
+    other = ec.generate_private_key(ec.SECP384R1()).public_key()
+    assert cca_signature.check(token, other).platform is False
+    assert files.read(path).description.kind == "cca-token"
+
+
+def cca_key(name: str, path: Path, tmp_path: Path) -> None:
+    """A public key of P-384."""
+    assert cca_signature.read_key(path.read_bytes()).curve.name == "secp384r1"
 
 
 def snp_firmware(name: str, path: Path, tmp_path: Path) -> None:
@@ -591,6 +610,8 @@ ROWS: tuple[tuple[str, Row], ...] = (
     (f"{TRUSTEE_SNP}/*.der", snp_key),
     (f"{SEV}/*.pem", snp_authorities),
     (f"{TRUSTEE_SNP}/vcek.pem", snp_authorities),
+    (CCA_KEY, cca_key),
+    ("attestation/veraison_ccatoken/*.cbor", cca_token),
     ("measurement/virtee_sev-snp-measure/*", snp_firmware),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
     ("attestation/NVIDIA_*.json", nvidia_list),

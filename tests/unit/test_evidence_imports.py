@@ -17,6 +17,7 @@ WITH_CRYPTOGRAPHY = {
     "privml.evidence.gce",
     *(f"privml.evidence.tdx.{name}" for name in ("signature", "chain", "contents", "platform")),
     *(f"privml.evidence.nvidia.{name}" for name in ("chain", "ocsp", "rim", "roles", "signature")),
+    "privml.evidence.cca.signature",
     "privml.evidence.snp.chain",
     "privml.statement.keys",
 }

@@ -1,4 +1,4 @@
-"""`inspect`: show what an image (`inspect_image`) or a model file (`inspect_model`) is, or judge a bare quote."""
+"""`inspect`: show what an image (`inspect_image`) or a model file (`inspect_model`) is, or judge bare evidence."""
 
 from __future__ import annotations
 
@@ -30,14 +30,37 @@ from privml.recipe.names import is_file_name
     help="Compare FILE's registers with those in this file: JSON, a prediction, a log, another quote.",
 )
 @click.option(
+    "--value",
+    "values",
+    metavar="NAME=HEX",
+    multiple=True,
+    help="Compare a register of FILE with this value: `mrtd`, `rtmr0` to `rtmr3`, `launch`, `rim`, `rem0` to `rem3`. "
+    "Repeat it for several; one of two values of a name is enough.",
+)
+@click.option(
     "--report-data", metavar="HEX", help="Compare FILE's report data: 64 bytes, or 32 that are followed by zeros."
 )
 @click.option(
     "--collateral",
-    "collateral_file",
+    "collateral_files",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="What to check a signature with. For a quote a file with the nine fields of Intel's QVL; for a report files "
+    "of AMD's service, or a folder of them: certificates and revocation list in DER or PEM, or JSON.",
+)
+@click.option(
+    "--platform-key",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Intel's collateral to check a quote's signature with (the nine fields of Intel's QVL).",
+    help="The public key (PEM or DER) of the platform that signed a token of a CCA realm.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your policy in TOML or JSON (docs/schemas/policy.schema.json). The default is strict.",
 )
 @click.option(
     "--allow-simulated",
@@ -57,7 +80,10 @@ def inspect(
     expect: Path | None,
     registers: Path | None,
     report_data: str | None,
-    collateral_file: Path | None,
+    values: tuple[str, ...],
+    collateral_files: tuple[Path, ...],
+    platform_key: Path | None,
+    policy_file: Path | None,
     simulated_root: Path | None,
     at: str | None,
     as_json: bool,
@@ -68,10 +94,11 @@ def inspect(
     partitions and packages are shown. The artefacts are compared with the manifest first; a damaged image is an
     error.
 
-    Or it is a FILE with a TDX quote, a TDREPORT or a token that holds register values: whether the platform's
-    signature is genuine, whether its values are the expected ones. That proves no key and no freshness: only `verify`
-    accepts a guest. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine
-    signature, 10 equal but only a simulation.
+    Or it is a FILE with a TDX quote, an SEV-SNP report, the token of an Arm CCA realm, a TDREPORT or a token that
+    holds register values: whether the platform's signature is genuine, whether its values are the expected ones.
+    That proves no key and no freshness: only `verify` accepts a guest. A report is refused without a policy that
+    names the lowest TCB versions. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven
+    by a genuine signature, 10 equal but only a simulation. For a realm the key of `--platform-key` is what vouches.
 
     Or FILE is a model: GGUF, safetensors, or an index of safetensors with its files next to it. Headers are read and
     compared with the file's size; exit status 4 if it is not whole.
@@ -83,13 +110,19 @@ def inspect(
       privml-build inspect quote.bin --collateral collateral.json
       privml-build inspect quote.bin --collateral collateral.json \\
         --expect out/demo-cpu --report-data HEX
+      privml-build inspect report.bin --collateral vcek.der \\
+        --collateral cert_chain.pem --collateral crl.der --policy policy.toml
+      privml-build inspect token.cbor --platform-key platform.pub --value rim=HEX
       privml-build inspect models/model.safetensors
     """
     options = {
         "--expect": expect,
         "--registers": registers,
         "--report-data": report_data,
-        "--collateral": collateral_file,
+        "--collateral": collateral_files or None,
+        "--value": values or None,
+        "--platform-key": platform_key,
+        "--policy": policy_file,
         "--allow-simulated": simulated_root,
         "--at": at,
     }
@@ -109,8 +142,8 @@ def inspect(
 
         inspect_model(Path(target), kind, as_json=as_json)
         return
-    if expect is not None and registers is not None:
-        raise UsageError("give --expect or --registers, not both")
+    if sum(each is not None for each in (expect, registers, values or None)) > 1:
+        raise UsageError("give --expect or --registers, not both, and neither with --value")
     from privml.cli.inspect_file import inspect_file
 
     context.exit(
@@ -118,9 +151,12 @@ def inspect(
             Path(target),
             expect=expect,
             registers=registers,
+            values=values,
             report_data=report_data,
-            collateral_file=collateral_file,
+            collateral_files=collateral_files,
+            platform_key=platform_key,
             simulated_root=simulated_root,
+            policy_file=policy_file,
             at=at,
             as_json=as_json,
         )

@@ -43,6 +43,8 @@ AMD = "https://kdsintf.amd.com"
 SERVICE = "PRIVML_KDS_SERVICE"
 """Environment variable with the address of a service to use instead of AMD's."""
 
+FOLDER = "snp"
+"""The folder of the collateral cache with AMD's files."""
 CERTIFICATE, REVOCATIONS = "certificate", "revocations"
 KINDS = (CERTIFICATE, REVOCATIONS)
 """What is kept, by the word in ``collateral show --json``."""
@@ -52,7 +54,8 @@ _RETRY = 60
 _MAX_FAILED = 1000
 _MAX_FILES = 1000
 _MAX_CHAIN = 3
-_PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
+PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
+"""The parts of a TCB version, in the order of a route, and their names there."""
 _CHAIN = tuple[bytes, bytes, bytes]
 
 
@@ -62,8 +65,8 @@ def service(address: str | None) -> str:
 
 
 def cache_directory() -> Path:
-    """The folder ``snp`` of the collateral cache."""
-    return cached.cache_directory() / "snp"
+    """The folder `FOLDER` of the collateral cache."""
+    return cached.cache_directory() / FOLDER
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Machine:
     @property
     def leaf_route(self) -> str:
         """The route of a chip's certificate."""
-        parts = "&".join(f"{word}={self.tcb[part]:02d}" for part, word in _PARTS if part in self.tcb)
+        parts = "&".join(f"{word}={self.tcb[part]:02d}" for part, word in PARTS if part in self.tcb)
         return f"{self.path}/{self.chip_id[: self.product.chip_id].hex()}?{parts}"
 
     @property

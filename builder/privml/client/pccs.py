@@ -1,7 +1,7 @@
-"""Serve cached collateral on the routes of a PCCS, for callers that cannot reach Intel. Read-only.
+"""Serve cached collateral on the routes of a PCCS and of AMD's service, for callers that reach neither. Read-only.
 
-A caller checks what it gets against Intel's root, so the server needs neither TLS nor trust. Expired collateral is
-not served. The query ``update`` is ignored: there is one record for each platform.
+A caller checks what it gets against the vendor's root, so the server needs neither TLS nor trust. Expired collateral
+is not served. The query ``update`` is ignored: there is one record for each platform.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from privml.base.errors import EvidenceError
-from privml.client import pcs
+from privml.client import kds, kdsroutes, pcs
 from privml.client.collateral import Anchor, Cache, Clock, Entry
 from privml.client.limits import Limits, Server
 from privml.client.listening import listening_sockets
@@ -46,6 +46,7 @@ def application(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.tim
 
     return Starlette(
         routes=[
+            *kdsroutes.routes(cache.directory / kds.FOLDER, clock),
             route(f"{pcs.SGX}/pckcrl", _pck_crl),
             route(f"{pcs.SGX}/rootcacrl", _root_crl),
             route(f"{pcs.TDX}/tcb", _tcb_info),

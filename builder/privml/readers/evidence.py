@@ -10,11 +10,12 @@ from privml.base.times import time_text
 from privml.events import tcg
 from privml.events.registers import MRTD, REGISTERS, RTMR2, RTMR3, RTMRS, ZERO
 from privml.evidence import gceformat
+from privml.evidence.cca import token as cca
 from privml.evidence.snp import report
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
-from privml.readers import aael, snpreport
+from privml.readers import aael, ccatoken, snpreport
 from privml.readers import log as logs
 from privml.readers.envelope import REPORT_DATA
 from privml.readers.file import File
@@ -52,6 +53,8 @@ def identify(path: Path, view: Bytes) -> File | None:
     if head[:4] == _HCL and len(head) >= _HCL_HEADER + report.SIZE and _is_snp(head[_HCL_HEADER:]):
         note = "from a paravisor's report (HCL): it measures the paravisor, and the guest's boot is in its vTPM"
         return snpreport.report_file(path, head[_HCL_HEADER : _HCL_HEADER + report.SIZE], note)
+    if cca.is_token(head):
+        return ccatoken.token_file(path, view[: cca.MAX_SIZE + 1])
     if len(view) == tdreport.SIZE and head[0] == 0x81:
         return _report_file(path, view[:])
     if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:

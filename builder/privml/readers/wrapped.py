@@ -58,7 +58,6 @@ CONTAINERS: tuple[Container, ...] = (
         "ELF file", b"\x7fELF", "firmware starts PE images; the bzImage or UKI made of this one can be measured"
     ),
     Container("PEM certificate chain", b"-----BEGIN CERTIFICATE-----", "`verify` reads the one inside a quote"),
-    Container("Arm CCA attestation token", b"\xd9\x01\x8f", "it is evidence of an Arm realm, not of a TD"),
     Container(
         "DER file (a certificate, revocation list or signature)", b"\x30\x82", "`verify` reads those of a quote"
     ),

@@ -24,9 +24,12 @@ _UNCHECKED = "collateral-missing"
 
 
 class Origin(StrEnum):
-    """Who vouches for the values: the vendor or a simulation; or the signature is refused, or none was checked."""
+    """Who vouches for the values: the vendor, a key that the caller named, or a simulation; or nobody, because the
+    signature is refused, or none was checked.
+    """
 
     GENUINE = "genuine"
+    NAMED_KEY = "named-key"
     SIMULATED = "simulated"
     REFUSED = "refused"
     UNPROVEN = "unproven"
@@ -80,7 +83,7 @@ class Finding:
             return Refused.exit_code
         if self.equal is False:
             return Differs.exit_code
-        return 0 if self.origin is Origin.GENUINE else EXIT_ACCEPTED_SIMULATED
+        return EXIT_ACCEPTED_SIMULATED if self.origin is Origin.SIMULATED else 0
 
 
 def judge(claims: Claims | None, checked: Checked | None, policy: Policy, values: tuple[Value, ...]) -> Finding:
