@@ -30,8 +30,8 @@ def line(left: Event | None, right: Event | None, names: tuple[str, str]) -> str
     """One line about a step that differs, or that only one side has; ``names`` are the two sides."""
     if left is not None and right is not None:
         said = ", ".join(f"{_what(step)} ({name})" for step, name in zip((left, right), names, strict=True))
-        same = _name(left) == _name(right)
-        return f"LAUNCH: {_name(right) if same else 'a step'} differs: {said}"
+        where = _name(right) if _name(left) == _name(right) else f"{_name(left)} and {_name(right)}"
+        return f"LAUNCH: difference in {where}: {said}"
     step, name = (left, names[0]) if left is not None else (right, names[1])
     assert step is not None, "a difference has a side"
     return f"LAUNCH: only {name} has {_name(step)}, {_what(step)}"
