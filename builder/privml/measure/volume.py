@@ -105,10 +105,12 @@ def sections(data: bytes, start: int, end: int, what: str) -> tuple[Section, ...
 
 def pad(data: bytearray, file: File) -> None:
     """Turn ``file`` of the volumes in ``data`` into padding of its size."""
-    header = bytearray(bytes([_ERASED]) * 16 + bytes([0, _UNSUMMED, FILE_PADDING, 0]) + file.size.to_bytes(3, "little"))
-    header.append(0)
-    header[16] = -(sum(header) - _UNSUMMED) % 256
-    header[23] = _VALID
+    header = bytearray(_HEADER)
+    header[:16] = bytes([_ERASED]) * 16
+    header[18] = FILE_PADDING
+    header[20:23] = file.size.to_bytes(3, "little")
+    header[16] = -sum(header) % 256  # the checksum counts neither that of the data nor the state
+    header[17], header[23] = _UNSUMMED, _VALID
     data[file.offset : file.offset + file.size] = header.ljust(file.size, bytes([_ERASED]))
 
 
@@ -118,7 +120,9 @@ def _files(data: bytes, base: int, first: int, end: int, what: str) -> Iterator[
     if first < base or position > end:
         raise MeasurementError(f"{what}: the files of the volume at byte {base} start outside it")
     for _ in range(_MAX_FILES):
-        if data.count(_ERASED, position, end) == end - position:
+        if not data[position : min(position + _HEADER, end)].strip(bytes([_ERASED])):
+            if data.count(_ERASED, position, end) != end - position:
+                raise MeasurementError(f"{what}: bytes after the last file of the volume at byte {base}")
             return
         header = piece(data, position, _HEADER, what)
         size = int.from_bytes(header[20:23], "little")

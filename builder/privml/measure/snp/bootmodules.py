@@ -1,7 +1,7 @@
 """The modules of OVMF's AmdSev build, by GUID and name: kept or removed in a firmware that starts only its kernel.
 
-Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a disk
-or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
+Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a
+disk or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Derive a firmware that can start nothing but the kernel whose hash is measured.
 
 OVMF's AmdSev build checks the kernel, initrd and command line of fw_cfg, but it also starts what no hash covers: the
-file `etc/boot/shim` of fw_cfg in the kernel's place; `\\EFI\\BOOT\\BOOTX64.EFI` of a disk, and of fw_cfg's `etc/boot/`,
-when there is no kernel or the kernel returns; what somebody chooses in a menu; and option ROMs, if the host asks for a
-64-bit PCI window of no size. The launch digest is the same each time. The derived firmware has no drivers for disks and
-no menus, and cannot name a shim or a fallback program or load an option ROM. Its layout is the same, and so is all that
-is outside the compressed volumes: the reset vector and the tables for the VMM.
+file `etc/boot/shim` of fw_cfg in the kernel's place; `\\EFI\\BOOT\\BOOTX64.EFI` of a disk, and of fw_cfg's
+`etc/boot/`, when there is no kernel or the kernel returns; what somebody chooses in a menu; and option ROMs, if the
+host asks for a 64-bit PCI window of no size. The launch digest is the same each time.
+
+The derived firmware has no drivers for disks and no menus, and cannot name a shim or a fallback program or load an
+option ROM. Its layout is the same, and so is all that is outside the compressed volumes: the reset vector and the
+tables for the VMM.
 
 Source: edk2 OvmfPkg/AmdSev/AmdSevX64.fdf, OvmfPkg/QemuKernelLoaderFsDxe, OvmfPkg/Library/GenericQemuLoadImageLib,
 OvmfPkg/IncompatiblePciDeviceSupportDxe, MdeModulePkg/Library/UefiBootManagerLib,
@@ -26,7 +28,9 @@ from privml.measure.digest import piece, unsigned
 from privml.measure.snp import bootmodules, table
 
 _LZMA = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
-_HINT = "the firmware of Debian's package ovmf-amdsev 2026.08+ds-2 is known; another needs a look at what it can start"
+_HINT = (
+    "the firmware of Debian's package ovmf-amdsev 2026.08+ds-2 is known; another needs a look at what it can start"
+)
 _MAX_SIZE = 1 << 26  # of the decompressed volumes; real ones have 16 MiB
 _DICTIONARY = 1 << 24
 _PROPERTIES = bytes([0x5D]) + _DICTIONARY.to_bytes(4, "little")  # lc=3 lp=0 pb=2
@@ -172,12 +176,16 @@ def _check(files: tuple[volume.File, ...], known: bootmodules.Modules) -> None:
             raise MeasurementError(f"firmware: module `{file.name}` has a volume inside", hint=_HINT)
     missing = sorted(name for guid, name in known.items() if guid not in {file.guid for file in files})
     if missing or len(files) != len(known):
-        raise MeasurementError(f"firmware: {len(files)} modules, expected {len(known)}; missing: {missing}", hint=_HINT)
+        raise MeasurementError(
+            f"firmware: {len(files)} modules, expected {len(known)}; missing: {missing}", hint=_HINT
+        )
 
 
 def _make(change: Change, contents: bytearray, file: volume.File) -> None:
     found = list(change.before.finditer(contents, file.offset, file.offset + file.size))
     if len(found) != 1 or len(found[0][0]) != len(change.after):
-        raise MeasurementError(f"firmware: {change.module} has {change.what} {len(found)} times, not once", hint=_HINT)
+        raise MeasurementError(
+            f"firmware: {change.module} has {change.what} {len(found)} times, not once", hint=_HINT
+        )
     start, end = found[0].span()
     contents[start:end] = change.after
