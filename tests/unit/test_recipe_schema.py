@@ -80,7 +80,8 @@ def test_the_schema_refuses_what_the_models_refuse(tmp_path: Path, old: str, new
         ("extends: ./demo-cpu.yaml\ninference: null\n", True),
         ("extends: ./demo-cpu.yaml\nkernel: null\n", False),
         ("extends: ./demo-cpu.yaml\nkernel: {suite: null}\nfirmware: {tdx: {suite: sid}}\n", True),
-        ("extends: ./demo-cpu.yaml\nfirmware: {snp: {suite: sid}}\n", False),
+        ("extends: ./demo-cpu.yaml\nfirmware: {snp: {suite: sid}}\n", True),
+        ("extends: ./demo-cpu.yaml\nfirmware: {cca: {suite: sid}}\n", False),
         ("extends: ./demo-cpu.yaml\ninference: {models: [{name: a}]}\n", False),
         ("extends: ./tdx-min.yaml\n", True),
         ("extends: ./demo-cpu.yaml\nagent: {lisen: 9000}\n", False),
@@ -105,8 +106,8 @@ def test_every_field_is_described_once() -> None:
     for path, fact in known.items():
         assert fact.meaning.endswith("."), path
         assert fact.example or fact.model, path
-    # The fields of `encrypt` are the same for models and data.
-    again = ("platform.", "data.encrypt.")
+    # The fields of `encrypt` are the same for models and data, and those of firmware for each TEE.
+    again = ("platform.", "data.encrypt.", "firmware.snp.")
     meanings = [fact.meaning for path, fact in known.items() if not path.startswith(again)]
     assert len(set(meanings)) == len(meanings)
 
@@ -124,7 +125,7 @@ def test_every_field_is_described_once() -> None:
         ("agent.callers", "max_concurrency: 64", "max_concurrency: 64, callers: outer"),
         ("agent.metrics", "max_concurrency: 64", "max_concurrency: 64, metrics: true"),
         ("devices", "platforms:", "devices: [virtio-blk: 1]\nplatforms:"),
-        ("platforms", "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
+        ("platforms", "[qemu-11-q35, qemu-11-q35-snp]", "[qemu-11-q35-tpm]"),
         ("shapes.memory", "2GiB", "3GiB"),
         ("shapes.vcpus", "vcpus: 2", "vcpus: 3"),
     ],

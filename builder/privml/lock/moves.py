@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from privml.events.registers import REGISTERS, shown
 from privml.lock.models import Lock, Package, ToolsLock, VendorFile
 from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT
 
@@ -35,7 +36,7 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         if old.recipe_sha256 != new.recipe_sha256:
             note(perhaps, ALL, "the recipe")
     lines = []
-    for register in ALL:
+    for register in registers_of(new):
         if surely[register]:
             lines.append(f"{register} moves: {', '.join(surely[register])}")
         elif perhaps[register]:
@@ -43,9 +44,18 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     return lines
 
 
+def registers_of(lock: Lock | ToolsLock) -> tuple[str, ...]:
+    """The registers of the TEEs that the image is for; tools make images for any."""
+    if isinstance(lock, ToolsLock):
+        return ALL
+    return tuple(register for tee in REGISTERS if tee in lock.firmware for register in shown(*REGISTERS[tee]))
+
+
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
-    if _bytes(old.firmware_debs) != _bytes(new.firmware_debs):
-        note(FIRMWARE, "firmware")
+    for tee in sorted({*old.firmware, *new.firmware}):
+        one, two = (lock.firmware[tee].packages if tee in lock.firmware else () for lock in (old, new))
+        if _bytes(one) != _bytes(two):
+            note((register for register in FIRMWARE if register in shown(*REGISTERS[tee])), "firmware")
     kernel, guest = [], []
     for lock in (old, new):
         is_kernel = lock.base.record.distribution.kernel.is_kernel

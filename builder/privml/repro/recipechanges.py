@@ -16,11 +16,12 @@ from privml.lock.archiverecord import AddedArchive
 from privml.lock.models import Lock
 from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
+from privml.recipe import tees
 from privml.recipe.document import MAX_BYTES
 from privml.recipe.effective import NONE, fields_of
 from privml.recipe.fields import PLATFORM, fact_named, facts, leaves
 from privml.recipe.loader import EXTENDS, digest_of
-from privml.repro.change import FIELD, NAME, TEXT, Change, lower
+from privml.repro.change import FIELD, NAME, TEXT, Change, limited, lower
 
 _MAX_RECORD = 16 << 20
 _MAX_RECIPE = 4 * MAX_BYTES
@@ -90,7 +91,8 @@ def recipe_changes(a: Side, b: Side) -> tuple[tuple[Change, ...], tuple[str, ...
         tables = [_fields(a.recipe["content"]), _fields(b.recipe["content"])]
     else:
         tables = [told(a), told(b)]
-    fields = tuple(_as_locked(change, a.lock, b.lock) for change in _differing(*tables))
+    differing = limited(_differing(*tables), {*a.manifest.firmware, *b.manifest.firmware})
+    fields = tuple(_as_locked(change, a.lock, b.lock) for change in differing)
     found += fields
     if whole and not fields:
         found.append(Change(TEXT, "of the recipe", "the same fields", "with other comments or lines"))
@@ -179,7 +181,8 @@ def told(side: Side) -> dict[str, str]:
     asked = lock.packages_requested
     is_image = lock.base.record.distribution.kernel.is_image
     kernel = next((name for name in asked if is_image(name.partition("/")[0])), None)
-    firmware = {tee: _package(each.requested) for tee, each in lock.firmware.items()}
+    none: dict[str, Any] = dict.fromkeys(tees.BUILT)  # without firmware, that is told of all its fields
+    firmware = none | {tee: _package(each.requested) for tee, each in lock.firmware.items()}
     templates = [{"chat_template": one.chat_template and one.chat_template.path} for one in lock.models]
     return found | fields_of(
         {

@@ -8,9 +8,10 @@ from privml.base.errors import UsageError
 from privml.events.registers import RTMR0
 from privml.evidence.tdx.claims import TEE
 from privml.machine.platform import MEMORY, Device, Platform, Tables
+from privml.measure.snp.vmsa import cpu_signature
 from privml.output.manifest import Manifest
 from privml.recipe.loader import load_platform
-from privml.recipe.platform import CARD, NO_TEE, PlatformDevice, PlatformFile
+from privml.recipe.platform import CARD, NO_TEE, SNP, PlatformDevice, PlatformFile
 
 
 def platform(name: str, directory: Path) -> Platform:
@@ -45,9 +46,29 @@ def platform_named(name: str, directory: Path, manifest: Manifest) -> Platform:
     return found
 
 
+def startable(directory: Path, manifest: Manifest) -> Platform:
+    """The first platform of ``manifest`` whose machine can be started here; ``UsageError`` if there is none.
+
+    The firmware of an SNP guest starts nothing without the kernel hashes that its VMM puts into the guest's memory,
+    and QEMU does so for a real SNP guest only.
+    """
+    own = [platform(name, directory) for name in manifest.platforms]
+    found = next((one for one in own if one.tee != SNP), None)
+    if found is None:
+        raise UsageError(
+            f"{manifest.name} is for SNP guests only ({', '.join(manifest.platforms)}), and none can be started here",
+            hint="a development image with a platform of TDX can be tried anywhere",
+        )
+    return found
+
+
 def td_platform(name: str | None, directory: Path, manifest: Manifest) -> Platform:
-    """The platform ``name``, else the first of ``manifest``; ``UsageError`` if it is not one of TDs."""
-    found = platform(manifest.platforms[0], directory) if name is None else platform_named(name, directory, manifest)
+    """The platform ``name``, else the first of ``manifest`` that is one of TDs; ``UsageError`` if it is not one."""
+    if name is None:
+        own = [platform(one, directory) for one in manifest.platforms]
+        found = next((one for one in own if one.tee == TEE), own[0])
+    else:
+        found = platform_named(name, directory, manifest)
     if found.tee != TEE:
         raise UsageError(f"platform {found.name} is not one of TDs", hint="name another with --platform")
     return found
@@ -55,6 +76,7 @@ def td_platform(name: str | None, directory: Path, manifest: Manifest) -> Platfo
 
 def record(file: PlatformFile) -> Platform:
     """The record of a platform file."""
+    cpu = file.identity
     return Platform(
         name=file.name,
         qemu=file.vmm.version,
@@ -67,7 +89,7 @@ def record(file: PlatformFile) -> Platform:
         tpm=file.tpm,
         tee=None if file.tee == NO_TEE else file.tee,
         max_vcpus=file.max_vcpus,
-        booted=file.registers[RTMR0] == "booted-tables",
+        booted=file.registers.get(RTMR0) == "booted-tables",
         page_order=file.vmm.page_order,
         sockets=file.cpus == "sockets",
         serial=file.serial,
@@ -76,6 +98,8 @@ def record(file: PlatformFile) -> Platform:
         globals=tuple(sorted(file.globals.items())),
         tables=None if file.tables is None else Tables(file.tables.sha256, file.tables.size),
         binary=file.vmm.binary,
+        cpu_signature=cpu_signature(cpu.family, cpu.model, cpu.stepping) if file.tee == SNP else None,
+        sev_features=file.sev_features,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import MeasurementError, UsageError
 from privml.base.sizes import PLAIN_VCPUS
 from privml.events.event import Evidence
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
@@ -20,11 +20,14 @@ from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
-from privml.output.artefacts import check_artefacts
+from privml.measure.snp import predict as snp
+from privml.measure.snp.hashes import KernelHashes
+from privml.measure.snp.launch import Launcher
+from privml.output.artefacts import UKI, check_artefacts
 from privml.output.manifest import Manifest
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.loader import load_any_platform
-from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.launch import BOUND, HASHED, Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.vm import crosscheck, gce
@@ -55,6 +58,27 @@ def profile_of(platform: Platform) -> Profile:
             f"expected {' or '.join(_PROFILES)} or a TPM"
         )
     return _PROFILES[platform.tee]
+
+
+class SnpPredictor:
+    """Predicts one image as an SNP guest of any number of processors; firmware and UKI are read once."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        firmware = manifest.firmware_for(snp.TEE)
+        self.launcher = Launcher((directory / firmware.file).read_bytes(), hashes_of(manifest))
+        # The build changes the firmware only to bind what it starts.
+        derived = manifest.artefacts[firmware.file].sha256 != firmware.derived_from
+        self._boot = BOUND if derived else HASHED
+        self._origins = manifest.origins
+
+    def launches(self, platform: Platform, sizes: Iterable[Size]) -> list[MeasuredLaunch]:
+        """A launch for each number of processors among ``sizes``."""
+        return snp.predict(self.launcher, platform, sizes, self._boot, self._origins)
+
+
+def hashes_of(manifest: Manifest) -> KernelHashes:
+    """What the VMM gives the firmware to check: the UKI as the kernel, no initrd and no command line."""
+    return KernelHashes.of_uki(bytes.fromhex(manifest.artefacts[UKI].sha256))
 
 
 class MachinePredictor:
@@ -172,18 +196,37 @@ def predict_image(
     recipes: Path,
     shapes: Iterable[Size] = (),
     platforms: Iterable[Platform] = (),
+    *,
+    tee: str | None = None,
 ) -> Predicate:
-    """Predicate v2 of the image in ``directory``, by default on its own platforms and shapes."""
+    """Predicate v2 of the image in ``directory``, by default on its own platforms and shapes.
+
+    With ``tee`` on those of its platforms whose launches are of that TEE; ``UsageError`` if there is none.
+    """
     check_artefacts(directory, manifest.artefacts)
     predictor = MachinePredictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
-    for platform in tuple(platforms) or [platform_of(name, recipes) for name in manifest.platforms]:
+    for platform in tuple(platforms) or _of_tee(manifest, recipes, tee):
         if isinstance(platform, GcePlatformFile):
             measured += gce_launches(platform, Store(cache), directory, manifest, chosen)
+        elif platform.tee == snp.TEE:
+            measured += SnpPredictor(directory, manifest).launches(platform, chosen)
         else:
             measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return predicate_of(manifest, measured)
+
+
+def _of_tee(manifest: Manifest, recipes: Path, tee: str | None) -> list[Platform | GcePlatformFile]:
+    """The image's platforms; a machine without a TEE is one of TDX, whose registers its TPM stands in for."""
+    every = [platform_of(name, recipes) for name in manifest.platforms]
+    found = [one for one in every if tee is None or (one.tee or TEE) == tee]
+    if not found:
+        raise UsageError(
+            f"{manifest.name} has no platform of {tee}, only {', '.join(manifest.platforms)}",
+            hint="name one of it with --platform, or add it to the recipe and build again",
+        )
+    return found
 
 
 def platform_of(name: str, recipes: Path) -> Platform | GcePlatformFile:
@@ -217,6 +260,7 @@ def gce_launches(
 # Modules whose code determines a prediction.
 _CODE = (
     "measure/*.py",
+    "measure/snp/*.py",
     "machine/*.py",
     "statement/*.py",
     "image/madeby.py",
