@@ -1,7 +1,7 @@
 """What OVMF's AmdSev build starts, emulated: as Debian ships it, and derived for the kernel whose hash is given.
 
-No machine here starts an SNP guest. The firmware's checks are the same without one: the page that the VMM would add is
-put into the guest's memory. A program that a host would start says a word on the serial port.
+No machine here starts an SNP guest. The firmware's checks are the same without one: the page that the VMM would add
+is put into the guest's memory. A program that a host would start says a word on the serial port.
 """
 
 from __future__ import annotations
