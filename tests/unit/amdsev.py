@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tests.unit.snp_firmware import firmware
 
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules
 from privml.measure.snp.bound import FALLBACK, SHIM
 

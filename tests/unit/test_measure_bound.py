@@ -13,7 +13,7 @@ from tests.unit import amdsev
 from tests.unit.amdsev import PARTS, Module, Parts, boot_manager, file, guid_of, section, wide
 
 from privml.base.errors import MeasurementError
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules, table
 from privml.measure.snp.bound import CHANGES, bound, volumes
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.digest import piece, unsigned
 from privml.measure.snp import bootmodules, table
 
