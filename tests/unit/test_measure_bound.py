@@ -104,7 +104,11 @@ REFUSED: dict[str, tuple[Parts, str]] = {
     "an early module is not there": (replace(PARTS, early=dict(list(PARTS.early.items())[:-1])), "Tcg2PlatformPei"),
     "a volume inside a module": (
         PARTS.with_driver(BDS, replace(PARTS.drivers[BDS], more=NESTED)),
-        "has a volume inside",
+        "section of type 0x17 in module `BdsDxe`",
+    ),
+    "something compressed inside a module": (
+        PARTS.with_driver(BDS, replace(PARTS.drivers[BDS], more=section(volume.COMPRESSED, bytes(9)))),
+        "section of type 0x01 in module `BdsDxe`",
     ),
     "no name of a shim": (with_program(BDS, boot_manager(shim="shin")), "the name of a shim 0 times"),
     "two names of a shim": (with_program(BDS, boot_manager() + wide("shim")), "the name of a shim 2 times"),
