@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.real.brokers import MODEL, Owner, delivered, encrypted_image
 from tests.real.conftest import ROOT
 from tests.real.levers import append, pulled
+from tests.real.simulation import Simulation
 
 from privml.base.errors import HostError
 from privml.base.steps import step
@@ -26,10 +27,10 @@ WAIT = 300.0
 WANTED = "/.well-known/privml-key-request"
 
 
-def image_with_key() -> tuple[Owner, Path, Launch]:
+def image_with_key(simulation: Simulation) -> tuple[Owner, Path, Launch]:
     """An owner with a broker, an image whose model is encrypted, and how to start it."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    owner = Owner("weights", MODEL, FOLDER / "weights")
+    owner = Owner("weights", MODEL, FOLDER / "weights", simulation)
     with step("Building an image with an encrypted model"):
         image = encrypted_image(FOLDER / "recipes", FOLDER / "image", owner)
     owner.allow(1, image)

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.real.brokers import CLAIMS, MODEL, SIMULATED_ROOT, Owner, delivered, encrypted_image
+from tests.real.brokers import CLAIMS, MODEL, Owner, delivered, encrypted_image
 from tests.real.conftest import ROOT, privml, succeeded
 from tests.real.levers import append, pulled
+from tests.real.simulation import SIMULATED_ROOT
 
 from privml.base.errors import HostError
 from privml.base.strictjson import unb64
