@@ -35,7 +35,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Owner:
-    """An owner of one resource with a broker of its own; all its files are in ``folder``. Guests are simulated ones."""
+    """An owner of one resource with a broker of its own; all its files are in ``folder``. Guests are simulated."""
 
     name: str
     resource: str
