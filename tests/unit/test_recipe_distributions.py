@@ -154,4 +154,5 @@ def test_every_suite_of_a_distribution_has_one_name() -> None:
 def test_production_firmware_is_allowed_in_development() -> None:
     assert [one.package for one in DEBIAN.firmwares("tdx", production=True)] == ["ovmf-inteltdx"]
     assert [one.package for one in DEBIAN.firmwares("tdx", production=False)] == ["ovmf-inteltdx", "ovmf-generic"]
-    assert list(DEBIAN.firmwares("snp", production=False)) == []
+    assert [one.package for one in DEBIAN.firmwares("snp", production=True)] == ["ovmf-amdsev"]
+    assert [one.package for one in DEBIAN.firmware if one.bound] == ["ovmf-amdsev"]

@@ -12,8 +12,15 @@ from privml.recipe.lint import lint
 from privml.recipe.loader import find, is_recipe, load, load_platform, platforms_of, shipped
 from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import Request, firmware_packages, guest_packages
+from privml.vm.platforms import platform
 
-DEMO = (shipped() / "demo-cpu.yaml").read_text()
+# For one TEE only, so that a change of its platform is the whole change.
+DEMO = (
+    (shipped() / "demo-cpu.yaml")
+    .read_text()
+    .replace(", snp: {package: ovmf-amdsev}", "")
+    .replace("qemu-11-q35, qemu-11-q35-snp", "qemu-11-q35")
+)
 WITH_DEVICES = DEMO.replace("platforms:", "devices: [virtio-blk: 2, virtio-net: 1]\nplatforms:")
 PLATFORM = (shipped() / "platforms" / "qemu-11-q35.yaml").read_text()
 
@@ -92,10 +99,14 @@ def test_origins_name_file_line_and_field() -> None:
         ("tdx: {package:", "tdx: {pakage:", "firmware.tdx.pakage: unknown field; did you mean `package`?"),
         (
             "firmware: {tdx:",
-            "firmware: {snp:",
-            "recipes/x.yaml:5: firmware.snp: images for `snp` are not built yet, expected tdx",
+            "firmware: {cca:",
+            "recipes/x.yaml:5: firmware.cca: got `cca`, expected a TEE: tdx or snp",
         ),
-        ("firmware: {tdx:", "firmware: {tdz:", "recipes/x.yaml:5: firmware.tdz: got `tdz`, expected a TEE: tdx"),
+        (
+            "firmware: {tdx:",
+            "firmware: {tdz:",
+            "recipes/x.yaml:5: firmware.tdz: got `tdz`, expected a TEE: tdx or snp",
+        ),
         (
             "{tdx: {package: ovmf-inteltdx}}",
             "{}",
@@ -424,8 +435,12 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         ('slot: "03.0"', 'slot: "20.0"', "devices[1].slot: got `20.0`, expected a PCI slot"),
         ("smm: off", "smm: [off]", "machine.options.smm: got a list of 1, expected text"),
         ("name: qemu-11-q35", "name: other", "recipes/platforms/qemu-11-q35.yaml:2: name: got `other`"),
-        ("tee: tdx", "tee: snp", "recipes/platforms/qemu-11-q35.yaml:4: tee: images for `snp` are not built yet"),
-        ("tee: tdx", "tee: sgx", "tee: got `sgx`, expected a TEE: tdx"),
+        (
+            "tee: tdx",
+            "tee: snp",
+            "recipes/platforms/qemu-11-q35.yaml:11: registers: got mrtd, rtmr0, expected launch",
+        ),
+        ("tee: tdx", "tee: sgx", "tee: got `sgx`, expected a TEE: tdx or snp"),
         ("tee: tdx", "tee: null", "tee: got nothing, expected text"),
         ("kind: qemu", "kind: vmware", "vmm.kind: got `vmware`, expected qemu"),
         ("firmware: image", "firmware: cloud", "firmware: got `cloud`, expected image"),
@@ -464,6 +479,43 @@ def test_platforms_are_read_as_strictly(folder: Path, old: str, new: str, messag
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("EPYC-Genoa,", "host,", "identity: model_name: got `host`, expected EPYC or EPYC-Rome or EPYC-Milan or"),
+        ("EPYC-Genoa,", "SapphireRapids,", "identity: model_name: got `SapphireRapids`, expected EPYC or"),
+        ("EPYC-Genoa,", "EPYC-Milan-v2,", "identity: model: got `17`, expected 1, as in CPUID"),
+        ("AuthenticAMD", "GenuineIntel", "identity: vendor: got `GenuineIntel`, expected AuthenticAMD"),
+        ("stepping: 0", "stepping: 1", "identity: stepping: got `1`, expected 0"),
+        ("launch: firmware", "launch: tables", "registers: launch: got `tables`, expected firmware"),
+        ("launch: firmware", "mrtd: firmware", "registers: got mrtd, expected launch"),
+        ("tpm: false", "tpm: false\nsev_features: 2", "sev_features: got `2`, expected a number with bit 0"),
+        ("tpm: false", "tpm: false\nsev_features: 0", "sev_features: got `0`, expected"),
+    ],
+)
+def test_an_snp_platform_names_a_processor_and_its_identity(folder: Path, old: str, new: str, message: str) -> None:
+    text = (shipped() / "platforms/qemu-11-q35-snp.yaml").read_text()
+    assert old in text
+    (folder / "platforms" / "qemu-11-q35-snp.yaml").write_text(text.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_platform("qemu-11-q35-snp", folder)
+    assert message in caught.value.message
+
+
+def test_only_an_snp_platform_has_sev_features(folder: Path) -> None:
+    text = (shipped() / "platforms/qemu-11-q35-snp.yaml").read_text()
+    (folder / "platforms" / "qemu-11-q35-snp.yaml").write_text(f"{text}sev_features: 33\n")
+    found = platform("qemu-11-q35-snp", folder)
+    assert (found.cpu_signature, found.sev_features, found.tee) == (0xA10F10, 33, "snp")
+    for model, signature in (("EPYC-Milan-v3, vendor: AuthenticAMD, family: 25, model: 1, stepping: 1", 0xA00F11),):
+        other = text.replace("EPYC-Genoa, vendor: AuthenticAMD, family: 25, model: 17, stepping: 0", model)
+        (folder / "platforms" / "qemu-11-q35-snp.yaml").write_text(other)
+        assert platform("qemu-11-q35-snp", folder).cpu_signature == signature
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(f"{PLATFORM}sev_features: 3\n")
+    with pytest.raises(RecipeError, match="for a machine that is no SNP guest"):
+        load_platform("qemu-11-q35", folder)
+
+
 def test_a_platform_keeps_off_as_text(folder: Path) -> None:
     platform = load_platform("qemu-11-q35", folder)
     assert platform.machine.options["smm"] == "off"
@@ -483,8 +535,8 @@ def test_the_demo_recipe_has_its_packages() -> None:
     recipe = load(shipped() / "demo-cpu.yaml")
     packages = [each.name for each in guest_packages(recipe)]
     assert {"systemd", "llama.cpp-tools", "linux-image-cloud-amd64", "python3-h11"} <= set(packages)
-    assert firmware_packages(recipe) == {"tdx": Request("ovmf-inteltdx")}
-    assert not set(packages) & {"ovmf-inteltdx", "apt"}
+    assert firmware_packages(recipe) == {"tdx": Request("ovmf-inteltdx"), "snp": Request("ovmf-amdsev")}
+    assert not set(packages) & {"ovmf-inteltdx", "ovmf-amdsev", "apt"}
 
 
 def changed(text: str, *pairs: tuple[str, str]) -> str:

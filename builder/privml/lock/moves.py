@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from privml.events.registers import REGISTERS, shown
 from privml.lock.models import Lock, Package, ToolsLock, VendorFile
 from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT
 
@@ -35,12 +36,19 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         if old.recipe_sha256 != new.recipe_sha256:
             note(perhaps, ALL, "the recipe")
     lines = []
-    for register in ALL:
+    for register in registers_of(new):
         if surely[register]:
             lines.append(f"{register} moves: {', '.join(surely[register])}")
         elif perhaps[register]:
             lines.append(f"{register} may move: {', '.join(perhaps[register])}")
     return lines
+
+
+def registers_of(lock: Lock | ToolsLock) -> tuple[str, ...]:
+    """The registers of the TEEs that the image is for; tools make images for any."""
+    if isinstance(lock, ToolsLock):
+        return ALL
+    return tuple(register for tee in REGISTERS if tee in lock.firmware for register in shown(*REGISTERS[tee]))
 
 
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:

@@ -105,7 +105,8 @@ class Platform:
 
     ``sockets``: each vCPU is a socket of its own instead of a core. ``serial``: there is a serial port. ``uuid``,
     ``boot`` (QEMU's ``-boot``) and ``globals`` are set only where a machine has them. A learnt platform has its
-    ``tables`` instead of a QEMU that is asked, and the SHA-256 of its QEMU's binary (ADR 0082).
+    ``tables`` instead of a QEMU that is asked, and the SHA-256 of its QEMU's binary (ADR 0082). Of an SNP guest,
+    ``cpu_signature`` is the CPUID signature of its vCPUs, and ``sev_features`` their SEV_FEATURES.
     """
 
     name: str
@@ -128,6 +129,8 @@ class Platform:
     globals: tuple[tuple[str, str], ...] = ()
     tables: Tables | None = None
     binary: str | None = None
+    cpu_signature: int | None = None
+    sev_features: int = 1
 
     def check(self, size: Size) -> None:
         """``RecipeError`` for a machine with more virtual CPUs than this platform declares."""

@@ -90,8 +90,9 @@ class Firmware:
     """A package with a guest firmware.
 
     ``file`` is the path of the firmware for guests of ``tee``. With ``enrolled_keys`` the file has Secure Boot keys,
-    which the build removes because they would reject our UKI. A production image requires ``production`` firmware:
-    other firmware trusts the VMM.
+    which the build removes because they would reject our UKI. With ``bound`` the build removes everything that could
+    start anything but the kernel whose hash is measured. A production image requires ``production`` firmware: other
+    firmware trusts the VMM.
     """
 
     package: str
@@ -99,6 +100,7 @@ class Firmware:
     file: str
     enrolled_keys: bool
     production: bool
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,9 @@ DEBIAN = Distribution(
     firmware=(
         Firmware("ovmf-inteltdx", "tdx", "usr/share/ovmf/OVMF.inteltdx.ms.fd", enrolled_keys=True, production=True),
         Firmware("ovmf-generic", "tdx", "usr/share/ovmf/OVMF.fd", enrolled_keys=False, production=False),
+        Firmware(
+            "ovmf-amdsev", "snp", "usr/share/ovmf/OVMF.amdsev.fd", enrolled_keys=False, production=True, bound=True
+        ),
     ),
     packages=Packages(
         # apt is essential only to itself; a guest needs no package manager.

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from privml.base.sizes import MAX_VCPUS, size_of
 from privml.recipe.platform import MOST
-from privml.recipe.section import MACHINE, MEMORY_PATTERN, MEMORY_UNITS, Section, about
+from privml.recipe.section import MACHINE, MEMORY_PATTERN, MEMORY_UNITS, PROCESSORS, Section, about
 
 MIB = 1 << 20
 MIN_MEMORY = 512 * MIB
@@ -60,7 +60,7 @@ DEVICE_SCHEMA = {
 class Shape(Section):
     """A machine size for which measurements are predicted."""
 
-    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, MACHINE, ge=1, le=MAX_VCPUS)]
+    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, PROCESSORS, ge=1, le=MAX_VCPUS)]
     # In bytes.
     memory: Annotated[
         int,

@@ -59,6 +59,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
 def _of_platforms(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]) -> Iterator[Finding]:
     content = recipe.content
     declared: dict[str, int] = {device.kind: device.count for device in content.devices}
+    yield from _of_firmware(recipe, platforms)
     for index, platform in enumerate(platforms):
         path: Path = ("platforms", index)
         if isinstance(platform, GcePlatformFile):
@@ -105,6 +106,23 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile
         text = f"{disks} disks, of which the guest reads {needed}, for {what}; the others are only in its machine"
         yield _finding(recipe, "device-unused", ("devices",), text)
     yield from _of_cards(recipe, declared.get("virtio-net", 0))
+
+
+def _of_firmware(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]) -> Iterator[Finding]:
+    """TEEs for which only one is there: the firmware, or a platform."""
+    firmware = recipe.content.firmware
+    for index, platform in enumerate(platforms):
+        if platform.tee not in (NO_TEE, *firmware):
+            text = f"`{platform.name}` runs its guests in {platform.tee}, and the recipe has no `firmware.{platform.tee}`"
+            yield _finding(recipe, "platform-firmware", ("platforms", index), text)
+    # A machine without a TEE takes the first firmware.
+    needed = {platform.tee for platform in platforms} - {NO_TEE}
+    if any(platform.tee == NO_TEE for platform in platforms):
+        needed.add(next(iter(firmware)))
+    for tee in firmware:
+        if tee not in needed:
+            text = f"no platform runs its guests in {tee}, so nothing is predicted for them"
+            yield _finding(recipe, "firmware-unused", ("firmware", tee), text)
 
 
 def _of_cloud(recipe: Recipe, platform: GcePlatformFile, path: Path) -> Iterator[Finding]:

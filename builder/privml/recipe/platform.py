@@ -16,10 +16,10 @@ from pydantic import (
 
 from privml.base.sizes import MAX_VCPUS, PLAIN_VCPUS
 from privml.events import network
-from privml.events.registers import MRTD, RTMR0
-from privml.recipe import tees
+from privml.events.registers import LAUNCH, MRTD, RTMR0, shown
+from privml.recipe import processors, tees
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about, given
+from privml.recipe.section import FIRMWARE, MACHINE, PROCESSORS, Section, Slug, about, given
 
 MAX_DEVICES = 28
 MOST = {"virtio-blk": MAX_DEVICES, "virtio-net": network.MAX_CARDS}
@@ -48,13 +48,13 @@ class Machine(Section):
 class CpuIdentity(Section):
     """The CPU identity in the guest's CPUID, so that firmware tables do not depend on the host's CPU."""
 
-    model_name: Annotated[Option, about("QEMU's name of the CPU model.", "SapphireRapids", MACHINE)]
+    model_name: Annotated[Option, about("QEMU's name of the CPU model.", "SapphireRapids", PROCESSORS)]
     vendor: Annotated[
         Literal["GenuineIntel", "AuthenticAMD"], about("The vendor that CPUID names.", "GenuineIntel", MACHINE)
     ]
-    family: Annotated[int, about("The CPU's family.", 6, MACHINE, ge=0, le=255)]
-    model: Annotated[int, about("The CPU's model.", 143, MACHINE, ge=0, le=255)]
-    stepping: Annotated[int, about("The CPU's stepping.", 8, MACHINE, ge=0, le=15)]
+    family: Annotated[int, about("The CPU's family.", 6, PROCESSORS, ge=0, le=255)]
+    model: Annotated[int, about("The CPU's model.", 143, PROCESSORS, ge=0, le=255)]
+    stepping: Annotated[int, about("The CPU's stepping.", 8, PROCESSORS, ge=0, le=15)]
     phys_bits: Annotated[
         int, about("Physical address bits, which determine the PCI window.", 46, MACHINE, ge=36, le=52)
     ]
@@ -165,21 +165,16 @@ class LearntTables(Section):
 
 NO_TEE = "none"
 IRQCHIP = "kernel_irqchip"
-# How each platform-dependent register is determined; the others depend only on the image.
-KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
+SNP = "snp"
+_OF_TDX = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
+# How each platform-dependent register of a TEE is determined; the others depend only on the image.
+KNOWN_BY = {"tdx": _OF_TDX, SNP: {LAUNCH: ("firmware",)}, NO_TEE: _OF_TDX}
+_REGISTERS = tuple(dict.fromkeys(register for of_tee in KNOWN_BY.values() for register in of_tee))
+_SNP_ACTIVE = 1
 
 
 def _tee(value: str) -> str:
     return value if value == NO_TEE else tees.built(value)
-
-
-def _known(value: dict[str, str]) -> dict[str, str]:
-    if set(value) != set(KNOWN_BY):
-        raise ValueError(f"got {', '.join(sorted(value)) or 'nothing'}, expected {' and '.join(KNOWN_BY)}")
-    for register, known in value.items():
-        if known not in KNOWN_BY[register]:
-            raise ValueError(f"{register}: got `{known}`, expected {' or '.join(KNOWN_BY[register])}")
-    return value
 
 
 class PlatformFile(Section):
@@ -206,12 +201,12 @@ class PlatformFile(Section):
     ]
     registers: Annotated[
         dict[str, str],
-        AfterValidator(_known),
         about(
-            "How platform-dependent registers are determined: mrtd by firmware (its file); rtmr0 by tables (read "
-            "from this VMM without a boot), or booted-tables if a real boot confirmed them.",
+            "How platform-dependent registers are determined: mrtd, and launch of SNP guests, by firmware (its "
+            "file); rtmr0 by tables (read from this VMM without a boot), or booted-tables if a real boot confirmed "
+            "them.",
             "{mrtd: firmware, rtmr0: tables}",
-            keys=tuple(KNOWN_BY),
+            keys=_REGISTERS,
         ),
     ]
     identity: Annotated[CpuIdentity, about("The CPU identity in the guest's CPUID.", moves=MACHINE)]
@@ -235,6 +230,16 @@ class PlatformFile(Section):
             le=MAX_VCPUS,
         ),
     ] = PLAIN_VCPUS
+    sev_features: Annotated[
+        int,
+        about(
+            "Of an SNP guest: SEV_FEATURES of its vCPUs. Linux sets no other bit than 0 (SNP is active).",
+            _SNP_ACTIVE,
+            shown(LAUNCH),
+            ge=1,
+            le=(1 << 53) - 1,
+        ),
+    ] = _SNP_ACTIVE
     tpm: Annotated[bool, about("Whether there is a software TPM, for development only.", False, MACHINE)]
     cpus: Annotated[
         Literal["cores", "sockets"],
@@ -283,6 +288,41 @@ class PlatformFile(Section):
         if self.boot.keys() - {"strict"} or any(device.bootindex is not None for device in self.devices):
             return f"`{self.name}` gives QEMU a boot order (`boot`, `bootindex`), by which firmware sorts its options"
         return ""
+
+    @field_validator("registers")
+    @classmethod
+    def _known(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        known_by = KNOWN_BY.get(info.data.get("tee", ""), value)
+        if set(value) != set(known_by):
+            raise ValueError(f"got {', '.join(sorted(value)) or 'nothing'}, expected {' and '.join(known_by)}")
+        for register, known in value.items():
+            if known not in known_by[register]:
+                raise ValueError(f"{register}: got `{known}`, expected {' or '.join(known_by[register])}")
+        return value
+
+    @field_validator("identity")
+    @classmethod
+    def _identified(cls, value: CpuIdentity, info: ValidationInfo) -> CpuIdentity:
+        if info.data.get("tee") != SNP:
+            return value
+        known = processors.identity_of(value.model_name)
+        if known is None:
+            expected = f"expected {' or '.join(processors.EPYC)}, whose identity in CPUID is measured"
+            raise RuleBroken("platform-processor", f"model_name: got `{value.model_name}`, {expected}")
+        wanted = {"vendor": "AuthenticAMD", **known._asdict()}
+        for name, expected in wanted.items():
+            if (got := getattr(value, name)) != expected:
+                raise RuleBroken("platform-processor", f"{name}: got `{got}`, expected {expected}, as in CPUID")
+        return value
+
+    @field_validator("sev_features")
+    @classmethod
+    def _active(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("tee") != SNP and value != _SNP_ACTIVE:
+            raise ValueError(f"got `{value}` for a machine that is no SNP guest, expected it to be left out")
+        if not value & _SNP_ACTIVE:
+            raise ValueError(f"got `{value}`, expected a number with bit 0, by which a guest is one of SNP")
+        return value
 
     @field_validator("tpm")
     @classmethod

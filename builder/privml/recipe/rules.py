@@ -24,7 +24,7 @@ _ALL = (
         "development-firmware",
         "error",
         "read",
-        "A production recipe uses the firmware that is made for a TD.",
+        "A production recipe uses the firmware that is made for its TEE.",
         "An image came with a generic OVMF: TDs hung on it, and its MRTD was one that no guest could have.",
         "confidential-dot-ai/confidential-os-builder#60",
     ),
@@ -140,6 +140,23 @@ _ALL = (
         "A production recipe's platforms run their guests in a TEE.",
         "Published registers could only be produced by a special QEMU: what was measured was not what ran.",
         "Datura-ai/lium-io#1106",
+    ),
+    Rule(
+        "platform-firmware",
+        "error",
+        "judge",
+        "A recipe has firmware for the TEE of each of its platforms.",
+        "A guest ran with firmware of another build: it started, and its launch digest covered no kernel.",
+        "AMDESE/AMDSEV#257",
+    ),
+    Rule(
+        "platform-processor",
+        "error",
+        "read",
+        "A platform of SNP guests names one of QEMU's EPYC models, with that model's identity.",
+        "Guests were started with another CPU model than the one that they were measured for: each was refused, and "
+        "nothing named the cause. With `host`, the digest would depend on the machine.",
+        "aleph-im/aleph-vm#1145",
     ),
     Rule(
         "platform-tpm",
@@ -431,6 +448,14 @@ _ALL = (
         "A platform sets smm, pic, hpet and kernel_irqchip itself.",
         "QEMU's defaults change with its version and configuration, and RTMR0 changes with them.",
         "canonical/tdx#270",
+    ),
+    Rule(
+        "firmware-unused",
+        "warning",
+        "judge",
+        "Each TEE that a recipe has firmware for has a platform.",
+        "People tried settings by turns until a digest fitted, because none was published for their machine.",
+        "AMDESE/AMDSEV#212",
     ),
     Rule(
         "memory-for-model",

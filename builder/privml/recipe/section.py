@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS, shown
+from privml.events.registers import LAUNCH, MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS, shown
 from privml.recipe.finding import RuleBroken
 
 MEMORY_UNITS = ("MiB", "GiB", "TiB")
@@ -18,14 +18,16 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$"
 
 
 # Which registers a change moves; `lock` and `diff` read this too.
-ALL = shown(*TDX_REGISTERS)
+ALL = shown(*TDX_REGISTERS, LAUNCH)
 # What is in the root moves its hash, which is in the UKI's command line. The UKI is measured whole into RTMR1 and by
-# section into RTMR2.
-ROOT = shown(RTMR1, RTMR2)
+# section into RTMR2; an SNP guest's launch digest has its hash.
+ROOT = shown(RTMR1, RTMR2, LAUNCH)
 # What the measured configuration holds, such as a model's verity parameters, moves the agent's events too.
-CONFIG = (*ROOT, *shown(RTMR3))
-FIRMWARE = shown(MRTD, RTMR0)
+CONFIG = shown(RTMR1, RTMR2, RTMR3, LAUNCH)
+FIRMWARE = shown(MRTD, RTMR0, LAUNCH)
 MACHINE = shown(RTMR0)
+# The number and kind of the processors, with which an SNP guest's save areas are made.
+PROCESSORS = shown(RTMR0, LAUNCH)
 # How the UKI is found: firmware measures its boot options, and the partition table of the disk that it starts from.
 BOOT = shown(RTMR0, RTMR1)
 # Only in manifest and prediction, where verifiers read it.

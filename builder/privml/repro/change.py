@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from privml.events.registers import REGISTERS
 from privml.recipe import section
 from privml.repro.causes import FOLLOWS, Cause
 
@@ -185,6 +186,17 @@ def shown(because: Sequence[str]) -> tuple[str, ...]:
     """A short list of causes."""
     left = len(because) - _SHOWN
     return (*because[:_SHOWN], f"{left} more") if left > 1 else tuple(because)
+
+
+def limited(found: Iterable[Change], tees: Iterable[str]) -> list[Change]:
+    """The same changes; they move the registers of guests in ``tees`` only."""
+    known = {register for tee in tees for register in REGISTERS[tee]}
+    return [
+        change
+        if known.issuperset(change.moves)
+        else replace(change, registers=tuple(filter(known.__contains__, change.moves)))
+        for change in found
+    ]
 
 
 def registers_moved(found: Iterable[Change]) -> tuple[list[str], list[str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from privml.events.volumes import KINDS, slot_of
-from privml.output.artefacts import ROOT, UKI
+from privml.output.artefacts import FIRMWARE, ROOT, UKI
 from privml.output.manifest import Manifest
 from privml.repro.causes import FOLLOWS, INTENDED
-from privml.repro.change import BY_CONFIG, BY_UKI, KEY, SUPERBLOCK, Change
+from privml.repro.change import BY_CONFIG, BY_UKI, KEY, SUPERBLOCK, Change, limited
 from privml.repro.compare import CONFIG
 from privml.repro.explainer import Explainer
 from privml.repro.layers import Layer, Mismatch, Report
@@ -50,7 +50,10 @@ def changes(a: Manifest, b: Manifest, report: Report, explainer: Explainer | Non
         *_firmware(a, b),
     ):
         if before != after:
-            found.append(_explained(Change(kind, name, before, after), explainer, place, field))
+            change = Change(kind, name, before, after)
+            tees = [tee for tee, file in FIRMWARE.items() if file == name]
+            (change,) = limited([change], tees) if tees else (change,)
+            found.append(_explained(change, explainer, place, field))
     # Consequences whose cause is not listed are listed themselves.
     return tuple(found or (_of_output(finding, explainer) for finding in report.findings))
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from privml.events.registers import LAUNCH
+from privml.events.registers import RTMR3
 from privml.events.volumes import DATA, MODEL, Slot, slot_of
 from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.disk import LABEL as ESP_LABEL
@@ -27,7 +27,7 @@ from privml.recipe.effective import NONE
 from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
 from privml.recipe.python import VARIABLE
-from privml.repro.change import BY_CONFIG, BY_UKI, FIELD, MAYBE, NAME, Change
+from privml.repro.change import BY_UKI, FIELD, MAYBE, NAME, Change
 from privml.repro.compare import CONFIG
 from privml.repro.recipechanges import Side
 
@@ -103,7 +103,7 @@ class Explainer:
 
     def _moving(self, register: str) -> list[str]:
         found = [change.title for change in self._sources if change.certain and register in change.moves]
-        if register == BY_CONFIG[-1] and self._on_one_side("python.before"):
+        if register == RTMR3 and self._on_one_side("python.before"):
             found += self._fields("python")  # the environment of each service has their folder
         return found or ([f"{MAYBE}a field that cannot be told"] if self._untold else [])
 
@@ -183,8 +183,6 @@ class Explainer:
         return name in self._packages
 
     def _register(self, register: str) -> list[str]:
-        if register == LAUNCH:
-            return [change.title for change in self._sources if change.certain and change.moves]
         # A machine that only one of them predicts has no counterpart.
         return self._moving(register) or self._fields("platforms", "shapes", "firmware")
 
@@ -304,7 +302,7 @@ class Explainer:
     def _file(self, path: str, field: str, package: str) -> list[str]:
         """A path in the root."""
         if path == CONFIG:
-            return self._moving(BY_CONFIG[-1])
+            return self._moving(RTMR3)
         if path in (SYSCTLS, MODULES):
             fields = self._changed("sysctl" if path == SYSCTLS else "kernel.modules")
             return fields or [own.title for name, own in self._own.items() if name == path]

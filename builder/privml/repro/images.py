@@ -13,7 +13,7 @@ from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock.models import Lock
 from privml.output.manifest import Manifest
-from privml.repro.change import Change, Group
+from privml.repro.change import Change, Group, limited
 from privml.repro.changes import changes, moved, package_changes
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
@@ -79,9 +79,12 @@ def of(one: Side, two: Side, report: Report) -> ImageDiff:
     """The changes between two outputs whose files ``report`` compares."""
     fields, notes, untold = recipe_changes(one, two)
     inputs = input_changes(one, two)
+    tees = {*one.manifest.firmware, *two.manifest.firmware}
+    fields, inputs = tuple(limited(fields, tees)), limited(inputs, tees)
     explainer = Explainer([*fields, *inputs], (one, two), untold)
     report = explain(report, explainer)
-    found = [*fields, *inputs, *changes(one.manifest, two.manifest, report, explainer)]
+    results = limited(changes(one.manifest, two.manifest, report, explainer), tees)
+    found = [*fields, *inputs, *results]
     found.sort(key=lambda change: (change.group, change.group is not Group.RECIPE and change.explained is not False))
     registers = moved(report)
     why = None if registers is None else {name: explainer.of_register(name) for name in registers}

@@ -10,7 +10,7 @@ from privml.lock.modelrecord import Data, ModelFile
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.models import Lock, Package, ToolsLock, Tree, VendorFile, Wheel
 from privml.recipe.distributions import Kernel
-from privml.repro.change import Change
+from privml.repro.change import Change, limited
 
 _Named = Package | Wheel | VendorFile
 
@@ -21,7 +21,10 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
-    found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
+    tees = sorted({*a.firmware, *b.firmware})
+    for tee in tees:
+        debs = (lock.firmware[tee].packages if tee in lock.firmware else () for lock in (a, b))
+        found += limited(_inputs("firmware package", *debs), [tee])
     found += _inputs("driver package", a.driver_files, b.driver_files)
     found += _inputs("compiler package", a.compiler_debs, b.compiler_debs)
     found += _inputs("wheel", a.python, b.python)
@@ -38,7 +41,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
         ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
         ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
     )
-    return (*found, *(Change(*fact) for fact in facts if fact[2] != fact[3]))
+    return tuple(limited([*found, *(Change(*fact) for fact in facts if fact[2] != fact[3])], tees))
 
 
 def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:

@@ -11,6 +11,7 @@ from typing import Any
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical
 from privml.events.boots import DIRECT
+from privml.events.registers import REGISTERS
 from privml.image import inputs, madeby
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.models import Lock
@@ -20,7 +21,7 @@ from privml.recipe.document import MAX_BYTES
 from privml.recipe.effective import NONE, fields_of
 from privml.recipe.fields import PLATFORM, fact_named, facts, leaves
 from privml.recipe.loader import EXTENDS, digest_of
-from privml.repro.change import FIELD, NAME, TEXT, Change, lower
+from privml.repro.change import FIELD, NAME, TEXT, Change, limited, lower
 
 _MAX_RECORD = 16 << 20
 _MAX_RECIPE = 4 * MAX_BYTES
@@ -115,7 +116,9 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
         before, after = a.get(name, NONE), b.get(name, NONE)
         if before != after:
             fact = fact_named(name)
-            found.append(Change(FIELD, name, before, after, lower(fact.moves) if fact else ()))
+            change = Change(FIELD, name, before, after, lower(fact.moves) if fact else ())
+            tee = name.split(".")[1] if name.startswith("firmware.") else ""
+            found += limited([change], [tee]) if tee in REGISTERS else [change]
     return found
 
 

@@ -8,9 +8,10 @@ from privml.base.errors import UsageError
 from privml.events.registers import RTMR0
 from privml.evidence.tdx.claims import TEE
 from privml.machine.platform import MEMORY, Device, Platform, Tables
+from privml.measure.snp.vmsa import cpu_signature
 from privml.output.manifest import Manifest
 from privml.recipe.loader import load_platform
-from privml.recipe.platform import CARD, NO_TEE, PlatformDevice, PlatformFile
+from privml.recipe.platform import CARD, NO_TEE, SNP, PlatformDevice, PlatformFile
 
 
 def platform(name: str, directory: Path) -> Platform:
@@ -55,6 +56,7 @@ def td_platform(name: str | None, directory: Path, manifest: Manifest) -> Platfo
 
 def record(file: PlatformFile) -> Platform:
     """The record of a platform file."""
+    cpu = file.identity
     return Platform(
         name=file.name,
         qemu=file.vmm.version,
@@ -67,7 +69,7 @@ def record(file: PlatformFile) -> Platform:
         tpm=file.tpm,
         tee=None if file.tee == NO_TEE else file.tee,
         max_vcpus=file.max_vcpus,
-        booted=file.registers[RTMR0] == "booted-tables",
+        booted=file.registers.get(RTMR0) == "booted-tables",
         page_order=file.vmm.page_order,
         sockets=file.cpus == "sockets",
         serial=file.serial,
@@ -76,6 +78,8 @@ def record(file: PlatformFile) -> Platform:
         globals=tuple(sorted(file.globals.items())),
         tables=None if file.tables is None else Tables(file.tables.sha256, file.tables.size),
         binary=file.vmm.binary,
+        cpu_signature=cpu_signature(cpu.family, cpu.model, cpu.stepping) if file.tee == SNP else None,
+        sev_features=file.sev_features,
     )
 
 
