@@ -1,4 +1,4 @@
-"""What a simulated SNP guest is told about its launch: the digest that QEMU's arguments make, whoever changed them."""
+"""What a simulated SNP guest is told of its launch: the digest that QEMU's arguments make, whoever changed them."""
 
 from __future__ import annotations
 

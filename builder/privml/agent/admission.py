@@ -94,7 +94,7 @@ class Slot:
         self.asked = False
 
     def idle(self) -> None:
-        """The connection waits for its next request: it may lose its place, and a server that ends cuts it (`settle`)."""
+        """The connection waits for a request: it may lose its place, and `settle` ends it."""
         self._room.change(self, "idle")
 
     def asking(self) -> None:

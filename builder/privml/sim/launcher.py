@@ -1,4 +1,4 @@
-"""What the launcher of a development guest tells it, in fw_cfg: which TEE it simulates, and a digest of its launch."""
+"""What the launcher of a development guest tells it by fw_cfg: which TEE it simulates, and a digest of its launch."""
 
 from __future__ import annotations
 

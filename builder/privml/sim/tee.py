@@ -67,4 +67,3 @@ class SimulatedTee:
     def collateral(self) -> dict[str, str]:
         """The simulated platform's collateral."""
         return collateral()
-

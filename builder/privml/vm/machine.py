@@ -31,8 +31,8 @@ class Launch:
     ``forward`` is the guest port to forward, ``network`` what the guest does with its cards. ``share_memory`` makes
     the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` holds files for the
     guest (name -> bytes). ``boot_disk`` is a disk to boot from, in the slot of the first virtio-blk device, instead
-    of ``-kernel``. ``simulates_snp``: the guest simulates an SNP guest, whose launch is that of the argument list which
-    QEMU is started with.
+    of ``-kernel``. ``simulates_snp``: the guest simulates an SNP guest, whose launch digest covers the argument list
+    that QEMU is started with.
 
     A malicious host can start QEMU with any arguments: ``change`` turns the honest list into another one. The list
     has the image at /image, the boot disk at /boot.raw and the run's files at /vm. ``attached`` holds further

@@ -1,6 +1,6 @@
 """What the launcher tells a machine that simulates a TEE: what that TEE's hardware would measure of its start.
 
-A development guest reads it from fw_cfg, and so simulates the TEE that the host chose. Predictions are never an input.
+A development guest reads it from fw_cfg, and simulates the TEE that the host chose. Predictions are never an input.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from privml.base.errors import MeasurementError
@@ -56,7 +57,7 @@ def snp(argv: Sequence[str], read: Callable[[str], bytes], *, signature: int, fe
     ``read`` gives the content of a file that they name; ``signature`` and ``features`` are the processors' (`measure.
     snp.vmsa`). ``MeasurementError`` for a firmware that cannot start such a guest.
     """
-    given = {name: value for name, value in zip(argv, argv[1:], strict=False) if name in _DECIDING}
+    given = {name: value for name, value in pairwise(argv) if name in _DECIDING}
     if "-bios" not in given or "-smp" not in given:
         raise MeasurementError("simulation: QEMU's arguments name no firmware or no processors")
     firmware = read(given["-bios"])
