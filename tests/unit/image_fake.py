@@ -230,7 +230,11 @@ def _agent() -> Tree:
 
 @cache
 def _recipe() -> Recipe:
-    return load(shipped() / "demo-cpu.yaml")
+    """demo-cpu for TDX only, as the lock here is."""
+    recipe = load(shipped() / "demo-cpu.yaml")
+    firmware = {"tdx": recipe.content.firmware["tdx"]}
+    content = recipe.content.model_copy(update={"firmware": firmware, "platforms": ["qemu-11-q35"]})
+    return replace(recipe, content=content)
 
 
 def make(folder: Path) -> Fake:

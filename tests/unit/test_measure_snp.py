@@ -110,18 +110,18 @@ def test_steps_say_what_moves_the_digest(vmm: str) -> None:
     steps = launcher.steps(3, signature=MILAN)
     assert steps[-1].digest == launcher.digest(3, signature=MILAN)
     assert [step.origin for step in steps[:1] + steps[-3:]] == ["the firmware", "vCPU 0", "vCPU 1", "vCPU 2"]
-    assert sum(step.origin == "the kernel's hash" for step in steps) == 1
-    cpuid = [step.origin for step in steps].index("the firmware's section CPUID")
+    assert sum(step.origin == "the kernel hashes" for step in steps) == 1
+    cpuid = [step.origin for step in steps].index("section CPUID of the firmware")
     assert (steps[cpuid + 1].origin == "vCPU 0") is (vmm == "ec2")
     assert steps[0].gpa == (1 << 32) - 0x4000 and steps[0].count == 4
     other = Launcher(firmware(), KernelHashes.of_uki(bytes(32)), vmsa.VMMS[vmm]).steps(3, signature=MILAN)
     moved = [one.origin for one, two in zip(steps, other, strict=True) if one != two]
-    assert moved[0] == "the kernel's hash" and moved[-1] == "vCPU 2"
+    assert moved[0] == "the kernel hashes" and moved[-1] == "vCPU 2"
 
 
 def test_without_a_kernel_the_step_says_so() -> None:
     steps = Launcher(firmware(), None).steps(1, signature=MILAN)
-    assert [step.type for step in steps if step.origin == "no kernel's hash"] == [PageType.ZERO]
+    assert [step.type for step in steps if step.origin == "no kernel hashes"] == [PageType.ZERO]
 
 
 def test_each_input_moves_the_digest() -> None:

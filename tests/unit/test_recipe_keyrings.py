@@ -268,7 +268,7 @@ def test_a_new_recipe_can_start_from_one_with_an_archive(folder: Path) -> None:
     mine = recipe(folder, NEVER, more=f'    pins: {{tool: "2"}}\n    inrelease_sha256: {"1a" * 32}\n')
     (folder / "copy.yaml").write_text(commented(mine.content, "a test"))
     assert load(folder / "copy.yaml").content == mine.content
-    assert facts()["archives.LABEL.keyring"].moves == ("RTMR1", "RTMR2")
+    assert facts()["archives.LABEL.keyring"].moves == ("RTMR1", "RTMR2", "LAUNCH")
 
 
 def test_the_schema_takes_what_is_read(folder: Path) -> None:

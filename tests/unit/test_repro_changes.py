@@ -61,7 +61,7 @@ def test_packages_options_files_and_sections_are_reported(pair: tuple[Path, Path
     assert ("initrd file", "/init content") in found
     assert ("UKI section", ".linux") in found
     assert ("root hash", "root.raw") in found
-    assert found["measured configuration", "config.json"].moves == ("rtmr1", "rtmr2", "rtmr3")
+    assert found["measured configuration", "config.json"].moves == ("rtmr1", "rtmr2", "rtmr3", "launch")
     assert {change.kind for change in found.values()} <= set(MOVES)
 
 

@@ -1,7 +1,8 @@
-"""The image's firmware: the distribution's firmware binary as locked, without the Secure Boot keys enrolled in it.
+"""The image's firmware, derived from the distribution's binary as locked.
 
-The variable store (CFV) is measured into RTMR0, not MRTD, so the derivation leaves MRTD alone. virt-fw-vars is GPL
-and runs as a process.
+A TD's loses the Secure Boot keys enrolled in it. The variable store (CFV) is measured into RTMR0, not MRTD, so the
+derivation leaves MRTD alone. virt-fw-vars is GPL and runs as a process. An SNP guest's loses everything that could
+start another program than the kernel whose hash is measured (`measure.snp.bound`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from privml.base.errors import BuildError
 from privml.image.tools import Bind, ToolsTree
 from privml.lock import deb
+from privml.measure.snp.bound import bound
 from privml.recipe.distributions import Firmware
 
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
@@ -24,6 +26,9 @@ def derive(tools: ToolsTree, target: Path, firmware: Firmware, debs: dict[str, b
     """
     data = _find(firmware.file, debs)
     source = hashlib.sha256(data).hexdigest()
+    if firmware.bound:
+        target.write_bytes(bound(data))
+        return source
     if not firmware.enrolled_keys:
         target.write_bytes(data)
         return source

@@ -66,6 +66,7 @@ _COMPILED_CODE = (
 )
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
+_BOUND_CODE = ("measure/snp/bound.py", "measure/snp/bootmodules.py", "measure/volume.py")
 _DISK_CODE = ("image/disk.py", "image/partitions.py", "events/gpt.py", "measure/gpt.py", "measure/fat.py")
 
 
@@ -207,8 +208,10 @@ def volume(lock: Lock, slot: Slot, crypt: Crypt | None) -> Inputs:
 
 
 def _firmware(lock: Lock, tee: str, package: str) -> Inputs:
+    record = lock.base.record.distribution.firmware_named(package, tee)
+    bound = record is not None and record.bound
     return {
-        **_common(lock, _FIRMWARE_CODE),
+        **_common(lock, (*_FIRMWARE_CODE, *(_BOUND_CODE if bound else ()))),
         f"recipe firmware.{tee}.package": package,
         **_packages("firmware", lock.firmware[tee].packages),
     }

@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from privml.engines.engine import NumberOption, Option
 from privml.engines.registry import ENGINES
+from privml.events.registers import REGISTERS, shown
+from privml.recipe.distributions import TOOLS
 from privml.recipe.hardware import Device
 from privml.recipe.models import Content
 from privml.recipe.platform import PlatformFile
@@ -57,6 +59,7 @@ class Fact:
 def facts() -> Mapping[str, Fact]:
     """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
     found = {fact.path: fact for fact in _walk(Content, "")}
+    found |= {path: _of_tee(fact) for path, fact in found.items() if path.startswith("firmware.")}
     found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
     for name in sorted({name for engine in ENGINES.values() for name in engine.options}):
         path = f"inference.engine.options.{name}"
@@ -81,6 +84,15 @@ def leaves() -> tuple[str, ...]:
     every = facts()
     inner = {path[:end] for path in every for end in range(len(path)) if path[end] == "."}
     return tuple(path for path in every if path not in inner)
+
+
+def _of_tee(fact: Fact) -> Fact:
+    """A field of ``firmware.TEE``: its registers are those of the TEE, and its example a package for it."""
+    _, tee, *inner = fact.path.split(".")
+    moves = tuple(register for register in fact.moves if register in shown(*REGISTERS[tee]))
+    packages = TOOLS.distribution.firmwares(tee, production=True)
+    example = next(packages).package if inner == ["package"] else fact.example
+    return replace(fact, moves=moves, example=example)
 
 
 def _of_options(path: str, options: Mapping[str, Option]) -> Fact:

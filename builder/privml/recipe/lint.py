@@ -113,7 +113,8 @@ def _of_firmware(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]
     firmware = recipe.content.firmware
     for index, platform in enumerate(platforms):
         if platform.tee not in (NO_TEE, *firmware):
-            text = f"`{platform.name}` runs its guests in {platform.tee}, and the recipe has no `firmware.{platform.tee}`"
+            tee = platform.tee
+            text = f"`{platform.name}` runs its guests in {tee}, and the recipe has no `firmware.{tee}`"
             yield _finding(recipe, "platform-firmware", ("platforms", index), text)
     # A machine without a TEE takes the first firmware.
     needed = {platform.tee for platform in platforms} - {NO_TEE}

@@ -78,9 +78,8 @@ def diff(a: Path, b: Path, place: Workplace, look: Look | None = None) -> ImageD
 def of(one: Side, two: Side, report: Report) -> ImageDiff:
     """The changes between two outputs whose files ``report`` compares."""
     fields, notes, untold = recipe_changes(one, two)
-    inputs = input_changes(one, two)
     tees = {*one.manifest.firmware, *two.manifest.firmware}
-    fields, inputs = tuple(limited(fields, tees)), limited(inputs, tees)
+    inputs = limited(input_changes(one, two), tees)
     explainer = Explainer([*fields, *inputs], (one, two), untold)
     report = explain(report, explainer)
     results = limited(changes(one.manifest, two.manifest, report, explainer), tees)

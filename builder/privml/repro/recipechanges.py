@@ -11,12 +11,12 @@ from typing import Any
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical
 from privml.events.boots import DIRECT
-from privml.events.registers import REGISTERS
 from privml.image import inputs, madeby
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.models import Lock
 from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
+from privml.recipe import tees
 from privml.recipe.document import MAX_BYTES
 from privml.recipe.effective import NONE, fields_of
 from privml.recipe.fields import PLATFORM, fact_named, facts, leaves
@@ -91,7 +91,8 @@ def recipe_changes(a: Side, b: Side) -> tuple[tuple[Change, ...], tuple[str, ...
         tables = [_fields(a.recipe["content"]), _fields(b.recipe["content"])]
     else:
         tables = [told(a), told(b)]
-    fields = tuple(_as_locked(change, a.lock, b.lock) for change in _differing(*tables))
+    differing = limited(_differing(*tables), {*a.manifest.firmware, *b.manifest.firmware})
+    fields = tuple(_as_locked(change, a.lock, b.lock) for change in differing)
     found += fields
     if whole and not fields:
         found.append(Change(TEXT, "of the recipe", "the same fields", "with other comments or lines"))
@@ -116,9 +117,7 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
         before, after = a.get(name, NONE), b.get(name, NONE)
         if before != after:
             fact = fact_named(name)
-            change = Change(FIELD, name, before, after, lower(fact.moves) if fact else ())
-            tee = name.split(".")[1] if name.startswith("firmware.") else ""
-            found += limited([change], [tee]) if tee in REGISTERS else [change]
+            found.append(Change(FIELD, name, before, after, lower(fact.moves) if fact else ()))
     return found
 
 
@@ -182,7 +181,8 @@ def told(side: Side) -> dict[str, str]:
     asked = lock.packages_requested
     is_image = lock.base.record.distribution.kernel.is_image
     kernel = next((name for name in asked if is_image(name.partition("/")[0])), None)
-    firmware = {tee: _package(each.requested) for tee, each in lock.firmware.items()}
+    none: dict[str, Any] = dict.fromkeys(tees.BUILT)  # without firmware, that is told of all its fields
+    firmware = none | {tee: _package(each.requested) for tee, each in lock.firmware.items()}
     templates = [{"chat_template": one.chat_template and one.chat_template.path} for one in lock.models]
     return found | fields_of(
         {

@@ -20,11 +20,14 @@ from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
-from privml.output.artefacts import check_artefacts
+from privml.measure.snp import predict as snp
+from privml.measure.snp.hashes import KernelHashes
+from privml.measure.snp.launch import Launcher
+from privml.output.artefacts import UKI, check_artefacts
 from privml.output.manifest import Manifest
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.loader import load_any_platform
-from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.launch import BOUND, HASHED, Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.vm import crosscheck, gce
@@ -55,6 +58,29 @@ def profile_of(platform: Platform) -> Profile:
             f"expected {' or '.join(_PROFILES)} or a TPM"
         )
     return _PROFILES[platform.tee]
+
+
+class SnpPredictor:
+    """Predicts one image as an SNP guest of any number of processors; firmware and UKI are read once."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        firmware = manifest.firmware_for(snp.TEE)
+        self.launcher = Launcher((directory / firmware.file).read_bytes(), hashes_of(manifest))
+        # The build changes the firmware only to bind what it starts.
+        derived = manifest.artefacts[firmware.file].sha256 != firmware.derived_from
+        self._boot = BOUND if derived else HASHED
+        self._origins = manifest.origins
+
+    def launches(self, platform: Platform, sizes: Iterable[Size]) -> list[MeasuredLaunch]:
+        """A launch for each number of processors among ``sizes``."""
+        return [
+            snp.predict(self.launcher, platform, vcpus, self._boot, self._origins) for vcpus in snp.sizes(sizes)
+        ]
+
+
+def hashes_of(manifest: Manifest) -> KernelHashes:
+    """What the VMM gives the firmware to check: the UKI as the kernel, no initrd and no command line."""
+    return KernelHashes.of_uki(bytes.fromhex(manifest.artefacts[UKI].sha256))
 
 
 class MachinePredictor:
@@ -181,6 +207,8 @@ def predict_image(
     for platform in tuple(platforms) or [platform_of(name, recipes) for name in manifest.platforms]:
         if isinstance(platform, GcePlatformFile):
             measured += gce_launches(platform, Store(cache), directory, manifest, chosen)
+        elif platform.tee == snp.TEE:
+            measured += SnpPredictor(directory, manifest).launches(platform, chosen)
         else:
             measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return predicate_of(manifest, measured)
@@ -217,6 +245,7 @@ def gce_launches(
 # Modules whose code determines a prediction.
 _CODE = (
     "measure/*.py",
+    "measure/snp/*.py",
     "machine/*.py",
     "statement/*.py",
     "image/madeby.py",

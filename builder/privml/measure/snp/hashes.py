@@ -18,6 +18,7 @@ _INITRD = uuid.UUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
 _KERNEL = uuid.UUID("4de79437-abd2-427f-b835-d5b172d2045b")
 _ENTRY = 50  # GUID, u16 length and SHA-256
 _LENGTH = 18 + 3 * _ENTRY
+_NO_INITRD, _NO_CMDLINE = (hashlib.sha256(data).digest() for data in (b"", b"\0"))
 SIZE = 176
 """Bytes of the table with its padding."""
 
@@ -36,7 +37,14 @@ class KernelHashes:
     @classmethod
     def of_uki(cls, sha256: bytes) -> KernelHashes:
         """A UKI with this SHA-256, without initrd and command line."""
-        return cls(sha256, hashlib.sha256(b"").digest(), hashlib.sha256(b"\0").digest())
+        return cls(sha256, _NO_INITRD, _NO_CMDLINE)
+
+    def __str__(self) -> str:
+        """``kernel 63b8.., no initrd, no command line``, with whole digests."""
+        parts = [f"kernel {self.kernel.hex()}"]
+        for name, digest, none in (("initrd", self.initrd, _NO_INITRD), ("command line", self.cmdline, _NO_CMDLINE)):
+            parts.append(f"no {name}" if digest == none else f"{name} {digest.hex()}")
+        return ", ".join(parts)
 
     def table(self) -> bytes:
         """The table, padded to `SIZE`; the firmware takes the entries in this order."""

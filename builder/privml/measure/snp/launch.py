@@ -6,6 +6,7 @@ adds its save areas. Order of the pages: QEMU target/i386/sev.c; for EC2 and GCE
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ _EMPTY = {
     SectionType.KERNEL_HASHES: PageType.ZERO,
 }
 """The type of the pages of a section that has no contents."""
+FIRMWARE_STEP, HASHES_STEP, VCPU_STEP = "the firmware", "the kernel hashes", "vCPU "
+"""How the origins of steps begin."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,16 @@ class Launcher:
         return found
 
     def steps(self, vcpus: int, *, signature: int, features: int = vmsa.SNP_ACTIVE) -> tuple[Event, ...]:
-        """Every step of `digest`: an event's digest is that of the launch after its pages."""
+        """Every step of `digest`: an event's digest is that of the launch after its pages.
+
+        Since that depends on all steps before, the note says what the step itself adds: two steps are the same if
+        pages and notes are.
+        """
         found = list(self._prefix)
+        note = f"CPUID 0x{signature:x}, SEV_FEATURES 0x{features:x}"
         for number, area in enumerate(self._areas(vcpus, signature, features)):
             after = extend(found[-1].digest, PageType.VMSA, VMSA_GPA, area)
-            found.append(_step(PageType.VMSA, VMSA_GPA, PAGE, after, f"vCPU {number}"))
+            found.append(_step(PageType.VMSA, VMSA_GPA, PAGE, after, f"{VCPU_STEP}{number}", note))
         return tuple(found)
 
     def _areas(self, vcpus: int, signature: int, features: int) -> Iterator[bytes]:
@@ -85,11 +93,14 @@ class Launcher:
     def _pages(self) -> Iterator[Event]:
         """The steps before the processors."""
         found = after_firmware(self.firmware)
-        yield _step(PageType.NORMAL, _END - len(self.firmware), len(self.firmware), found, "the firmware")
+        note = f"sha256 {hashlib.sha256(self.firmware).hexdigest()}"
+        yield _step(PageType.NORMAL, _END - len(self.firmware), len(self.firmware), found, FIRMWARE_STEP, note)
         late = [one for one in self._table.sections if self.vmm.cpuid_last and one.kind == SectionType.CPUID]
         for section in (*(one for one in self._table.sections if one not in late), *late):
             kind, found = self._after(section, found)
-            yield _step(kind, section.gpa, section.size, found, _origin(section, kind))
+            hashes = section.kind == SectionType.KERNEL_HASHES and kind == PageType.NORMAL
+            note = str(self.kernel) if hashes else ""
+            yield _step(kind, section.gpa, section.size, found, _origin(section, kind), note)
 
     def _after(self, section: Section, before: bytes) -> tuple[PageType, bytes]:
         """The type of a section's pages, and the digest after them."""
@@ -109,9 +120,9 @@ def after_firmware(firmware: bytes) -> bytes:
 
 def _origin(section: Section, kind: PageType) -> str:
     if section.kind == SectionType.KERNEL_HASHES:
-        return "the kernel's hash" if kind == PageType.NORMAL else "no kernel's hash"
-    return f"the firmware's section {section.kind.name}"
+        return HASHES_STEP if kind == PageType.NORMAL else f"no {HASHES_STEP.removeprefix('the ')}"
+    return f"section {section.kind.name} of the firmware"
 
 
-def _step(kind: PageType, gpa: int, size: int, digest: bytes, origin: str) -> Event:
-    return Event(LAUNCH, kind, digest, origin, Evidence.SOURCE, gpa=gpa, count=size // PAGE)
+def _step(kind: PageType, gpa: int, size: int, digest: bytes, origin: str, note: str) -> Event:
+    return Event(LAUNCH, kind, digest, origin, Evidence.SOURCE, note, gpa=gpa, count=size // PAGE)
