@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,8 @@ from privml.image.workplace import Workplace
 from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch, Machine, started
-from privml.vm.simulation import SIM_LAUNCH
 
-pytestmark = [pytest.mark.real, only_full]
+pytestmark = pytest.mark.real
 
 READY = 300.0
 PORT = 0x505
@@ -42,14 +40,14 @@ def secondary_table() -> bytes:
 
 
 def with_host_code(image: Path, folder: Path, *words: str) -> Launch:
-    """A guest with a table of the host's, and ``words`` more on its command line."""
+    """A guest with a table of the host's, and ``words`` more on its command line.
+
+    It is a production guest: a simulation needs devices that the kernel finds by ACPI's code.
+    """
     target = resolve(str(image))
     manifest = target.manifest()
     (folder / "ssdt.aml").write_bytes(secondary_table())
-    # A simulated SNP guest needs no TPM, which the kernel finds by ACPI's code.
-    launch = replace(
-        launch_of(image, manifest, recipes_directory(target)), fw_cfg={SIM_LAUNCH: bytes(48).hex().encode()}
-    )
+    launch = launch_of(image, manifest, recipes_directory(target))
     listener = more(
         "-chardev", "file,id=host,path=/vm/host-code", "-device", f"isa-debugcon,iobase={PORT:#x},chardev=host"
     )
@@ -64,9 +62,9 @@ def ran(machine: Machine) -> bool:
     return b"X" in (machine.directory / "host-code").read_bytes()
 
 
-def test_the_guest_s_kernel_runs_code_of_the_host_s_tables(demo_cpu_dev: Path, tmp_path: Path) -> None:
-    tools = Workplace().tools_of(resolve(str(demo_cpu_dev)))
-    with started(tools, with_host_code(demo_cpu_dev, tmp_path)) as machine:
+def test_the_guest_s_kernel_runs_code_of_the_host_s_tables(tdx_min: Path, tmp_path: Path) -> None:
+    tools = Workplace().tools_of(resolve(str(tdx_min)))
+    with started(tools, with_host_code(tdx_min, tmp_path)) as machine:
         end = time.monotonic() + READY
         while not ran(machine):
             machine.check_running()
@@ -74,8 +72,9 @@ def test_the_guest_s_kernel_runs_code_of_the_host_s_tables(demo_cpu_dev: Path, t
             time.sleep(0.2)
 
 
-def test_a_kernel_without_its_interpreter_serves_and_runs_none(demo_cpu_dev: Path, tmp_path: Path) -> None:
-    tools = Workplace().tools_of(resolve(str(demo_cpu_dev)))
-    with started(tools, with_host_code(demo_cpu_dev, tmp_path, WITHOUT_CODE)) as machine:
+@only_full
+def test_a_kernel_without_its_interpreter_serves_and_runs_none(tdx_min: Path, tmp_path: Path) -> None:
+    tools = Workplace().tools_of(resolve(str(tdx_min)))
+    with started(tools, with_host_code(tdx_min, tmp_path, WITHOUT_CODE)) as machine:
         await_ready(machine, READY)
         assert not ran(machine)
