@@ -18,9 +18,14 @@ from privml.client.courier import read_error
 from privml.keybroker import entry
 from privml.keybroker.head import Head
 from privml.keybroker.policy import Owners, ReleasePolicy
+from privml.keybroker.snprelease import SnpRelease
+from privml.verify.snp import TcbFloor
 
 FAST = settings(max_examples=60, deadline=None)
-POLICY = ReleasePolicy("model/a", bytes(32), 1, (bytes(32),), 1_800_000_000, platforms=(bytes(16),), max_releases=3)
+SNP = SnpRelease((TcbFloor("Genoa", bl=1), TcbFloor("Turin")), allow_unmeasured_acpi=True, chips=(bytes(64),))
+POLICY = ReleasePolicy(
+    "model/a", bytes(32), 1, (bytes(32),), 1_800_000_000, platforms=(bytes(16),), max_releases=3, snp=SNP
+)
 LINE = entry.Entry(entry.REFUSE, "model/a", 1, ("rtmr2",), "11" * 32, "22" * 32, "33" * 16, "44" * 32, "").line(
     0, entry.START
 )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attestation_samples as samples
 
 from privml.events import agent
+from privml.events.agent import AgentEvent
 from privml.events.event import Event, Evidence
 from privml.events.registers import LAUNCH
+from privml.events.stages import SERVE, STAGE_OF
 from privml.evidence import merkle, report_data, sections
 from privml.evidence.document import Document, listed
+from privml.evidence.sections import Keys
 from privml.evidence.snp import signature
 from privml.evidence.snp.claims import ReportFacts
 from privml.evidence.snp.tcb import GENOA
@@ -47,18 +50,25 @@ PREDICATE = dataclasses.replace(
 EXPECTED = Expected(PREDICATE, Built("out/demo-cpu"))
 
 
-def document(changes: Mapping[int, bytes] | None = None) -> Document:
+def document(
+    changes: Mapping[int, bytes] | None = None,
+    *,
+    nonce: bytes = samples.NONCE,
+    keys: Keys | None = None,
+    agent_events: Sequence[AgentEvent] = samples.AGENT_EVENTS,
+    purpose: str = SERVE,
+) -> Document:
     """A document whose report really signs what it carries; ``changes`` are bytes of the report by offset."""
-    tree = merkle.build([samples.NONCE, bytes(32)])
+    tree = merkle.build([nonce, bytes(32)])
     parts = {
-        "header": sections.Header("production", "snp").encode(),
-        "keys": samples.tls_keys(samples.SPKI).encode(),
+        "header": sections.Header("production", "snp", purpose, STAGE_OF[purpose]).encode(),
+        "keys": (keys or samples.tls_keys(samples.SPKI)).encode(),
         "devices": listed(()).encode(),
-        "eventlog": agent.encode_log(samples.AGENT_EVENTS),
+        "eventlog": agent.encode_log(agent_events),
     }
     data = report_data.compute(root=tree.root, **parts)
     return Document(
-        nonce=samples.NONCE,
+        nonce=nonce,
         path=tree.paths[0],
         bootlog=b"",
         evidence=sim.make_report(DIGEST, data, changes),

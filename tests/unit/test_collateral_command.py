@@ -192,7 +192,7 @@ def test_each_failure_has_its_exit_code(
         (("fetch", *NAMED, "--service", "http://me:secret@x"), "holds a user or password"),
         (("fetch", QUOTE, *NAMED, "--out", "x"), "2 kinds of platforms, expected one"),
         (("serve", "--listen", "8081"), "expected HOST:PORT"),
-        (("fetch", "--from", "."), "no collateral in its .json files"),
+        (("fetch", "--from", "."), "no collateral in its files"),
     ],
 )
 def test_wrong_usage(place: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:

@@ -20,7 +20,8 @@ from test_client_trust import put
 
 from privml.base.errors import MeasurementError, Refused, UsageError
 from privml.client import exports
-from privml.client.exports import TARGETS, Export
+from privml.client.exports import TARGETS
+from privml.client.exports import TdxExport as Export
 from privml.events.registers import RTMR3, RTMRS, ZERO
 from privml.statement.exceptions import DeclaredException
 from privml.statement.index import State

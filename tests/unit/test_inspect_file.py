@@ -221,7 +221,7 @@ def test_a_malformed_quote_is_refused(data: bytes, files: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["log"], "it holds no register values of a TD"),
+        (["log"], "it holds no register values of a guest"),
         (["quote.bin", "--packages"], "--packages is for an image, and quote.bin is a file"),
         (["demo-cpu", "--report-data", "00" * 64], "--report-data is for a file with a quote"),
         (["out/demo-cpu", "--expect", "out/demo-cpu"], "--expect is for a file with a quote"),

@@ -10,18 +10,29 @@ from typing import Any
 import attestation_samples
 import broker_samples as samples
 import pytest
+import snp_samples
 from broker_samples import BROKER, OWNERS, RESOURCE, desk, policy, role, signed
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import canonical, loads
 from privml.keybroker import decision, resources
-from privml.keybroker.decision import Asking, Platform, Wanted, decide
+from privml.keybroker.decision import Asking, SnpPlatform, TdxPlatform, Wanted, decide
 from privml.keybroker.policy import Owners, ReleasePolicy, accept, sign
+from privml.keybroker.snprelease import SnpRelease
 from privml.verify.verdict import Outcome
 
 REPOSITORY = Path(__file__).parents[2]
 PPID, OTHER = bytes(16), b"\1" * 16
+
+
+def snp_platform(chip: bytes | None = None) -> SnpPlatform:
+    """The simulated SNP machine, or one with another chip."""
+    made = snp_samples.document()
+    facts = snp_samples.signature_of(made)
+    return SnpPlatform(chip or snp_samples.sim.CHIP_ID, facts)
+
+
 FULL = policy(
     denied=(PPID,),
     platforms=(OTHER,),
@@ -30,8 +41,14 @@ FULL = policy(
     max_releases=3,
 )
 
+FLOOR = snp_samples.FLOOR
+SNP = snp_platform()
+SOME_SNP = SnpRelease((FLOOR,), allow_unmeasured_acpi=True)
+HIGHER = dataclasses.replace(SOME_SNP, min_tcb=(dataclasses.replace(FLOOR, snp=24),))
+MEASURED = dataclasses.replace(SOME_SNP, allow_unmeasured_acpi=False)
 
-@pytest.mark.parametrize("document", [policy(), FULL, Owners(RESOURCE, BROKER, 2, role(3, 2))])
+
+@pytest.mark.parametrize("document", [policy(), FULL, policy(snp=SOME_SNP), Owners(RESOURCE, BROKER, 2, role(3, 2))])
 def test_a_document_is_read_as_it_was_written(document: ReleasePolicy | Owners) -> None:
     assert type(document).decode(document.encode()) == document
 
@@ -154,7 +171,7 @@ def asking(**changes: Any) -> Asking:
         "wanted": key,
         "outcome": Outcome.ACCEPTED,
         "image": samples.IMAGE,
-        "platform": Platform(OTHER, 18, ("INTEL-SA-00001",)),
+        "platform": TdxPlatform(OTHER, 18, ("INTEL-SA-00001",)),
         "now": attestation_samples.NOW,
         "development": False,
         **changes,
@@ -168,9 +185,11 @@ DECISIONS: dict[str, dict[str, Any]] = {
     "release-policy": {"policy": None},
     "release-expired": {"now": FULL.not_after + 1},
     "release-image": {"image": bytes(32)},
-    "release-platform": {"platform": Platform(b"\2" * 16, 18, ())},
-    "release-tcb-evaluation": {"platform": Platform(OTHER, 17, ())},
-    "release-advisory": {"platform": Platform(OTHER, 18, ("INTEL-SA-00837",))},
+    "release-platform": {"platform": TdxPlatform(b"\2" * 16, 18, ())},
+    "release-tcb-evaluation": {"platform": TdxPlatform(OTHER, 17, ())},
+    "release-advisory": {"platform": TdxPlatform(OTHER, 18, ("INTEL-SA-00837",))},
+    "release-tcb": {"platform": SNP, "policy": dataclasses.replace(FULL, snp=HIGHER)},
+    "release-acpi": {"platform": SNP, "policy": dataclasses.replace(FULL, snp=MEASURED)},
     "release-limit": {"released": 3},
     "release-simulated": {"outcome": Outcome.ACCEPTED_SIMULATED},
 }
@@ -183,14 +202,14 @@ def test_each_objection_has_its_own_code(code: str) -> None:
     assert [each.code for each in found] == [code]
     assert decide(asking()) == ()
     said = found[0].expected
-    listed = (samples.IMAGE.hex(), PPID.hex(), OTHER.hex(), "least 18", "00837", "most 3")
+    listed = (samples.IMAGE.hex(), PPID.hex(), OTHER.hex(), "least 18", "00837", "most 3", "snp 24")
     assert not any(each in said.replace(FULL.sha256.hex(), "") for each in listed)
 
 
 def test_a_denied_machine_gets_nothing_even_if_any_machine_may() -> None:
     open_to_all = dataclasses.replace(FULL, platforms=None)
     assert decide(asking(policy=open_to_all)) == ()
-    (found,) = decide(asking(policy=open_to_all, platform=Platform(PPID, 18, ())))
+    (found,) = decide(asking(policy=open_to_all, platform=TdxPlatform(PPID, 18, ())))
     assert (found.code, found.got) == ("release-platform", PPID.hex())
 
 

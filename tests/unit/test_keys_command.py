@@ -26,7 +26,10 @@ from privml.channel.kem import X25519
 from privml.cli import keys_serve
 from privml.keybroker import kek, resources, server, store
 from privml.keybroker.broker import Broker
+from privml.keybroker.policy import ReleasePolicy
+from privml.keybroker.snprelease import SnpRelease
 from privml.output.volumekey import VolumeKey
+from privml.verify.snp import TcbFloor
 
 LATER = "2099-01-01T00:00:00Z"
 Run = Callable[..., str]
@@ -110,6 +113,24 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
     said = run("log", "verify")
     assert "4 entries, all there: 1 release, 0 refuse, 3 admin" in said
     assert run("log", "verify", "--at", said.split("head ")[1].strip()) == said
+
+
+def test_a_policy_says_which_snp_guests_get_the_key(run: Run, place: Path) -> None:  # noqa: F811
+    words = [
+        "--snp-min-tcb",
+        "Turin:fmc=1,bl=1,tee=0,snp=2,ucode=3",
+        "--snp-chip",
+        "11" * 64,
+        "--snp-deny",
+        "22" * 64,
+    ]
+    with_policy(run, *words, "--snp-min-tcb", "Genoa:bl=10,tee=0,snp=23,ucode=84", "--allow-unmeasured-acpi")
+    made = ReleasePolicy.decode((place / "policy.json").read_bytes())
+    floors = (TcbFloor("Genoa", bl=10, snp=23, ucode=84), TcbFloor("Turin", fmc=1, bl=1, snp=2, ucode=3))
+    assert made.snp == SnpRelease(floors, True, (b"\x11" * 64,), (b"\x22" * 64,))
+    said = run("policy", "sign", "policy.json", "--key", "a.pem")
+    assert "to SEV-SNP guests on Genoa, with at least bl 10, tee 0, snp 23, ucode 84" in said
+    assert "ACPI tables of SEV-SNP guests are their host's and not measured" in said
 
 
 def test_simulation_is_only_for_a_development_store(run: Run) -> None:
@@ -209,6 +230,7 @@ def test_meaningless_options_are_usage_errors(run: Run) -> None:
         "--not-after",
     ]
     digest = ["--image-sha256", "11" * 32]
+    floor = ["--snp-min-tcb", "Genoa:bl=10,tee=0,snp=23,ucode=84"]
     for said, bad in (
         ("belong together", ["rotate", RESOURCE]),
         ("--new-kek is for the store's root", ["rotate", RESOURCE, "--out", "k", "--new-kek", "file:k"]),
@@ -216,6 +238,12 @@ def test_meaningless_options_are_usage_errors(run: Run) -> None:
         ("--not-after: got `soon`", [*words, "soon", *digest]),
         ("no image is given", [*words, LATER]),
         ("expected 32 lower-case hex digits", [*words, LATER, *digest, "--deny", "11"]),
+        ("expected 128 lower-case hex digits", [*words, LATER, *digest, *floor, "--snp-chip", "11"]),
+        ("--snp-min-tcb PRODUCT:PART=N,... is missing", [*words, LATER, *digest, "--allow-unmeasured-acpi"]),
+        ("expected each product once", [*words, LATER, *digest, *floor, *floor]),
+        ("expected Turin:fmc=N,bl=N", [*words, LATER, *digest, "--snp-min-tcb", "Turin:bl=1,tee=0,snp=2,ucode=3"]),
+        ("expected PRODUCT:PART=N", [*words, LATER, *digest, "--snp-min-tcb", "Naples:bl=1,tee=0,snp=2,ucode=3"]),
+        ("expected 0 to 255", [*words, LATER, *digest, "--snp-min-tcb", "Genoa:bl=256,tee=0,snp=2,ucode=3"]),
         ("got `Model`, expected words", ["policy", "new", "--resource", "Model", *words[4:], LATER, *digest]),
         ("--tls-cert and --tls-key belong together", ["serve", "--expect", "out/demo-cpu", "--tls-cert", "a.pub"]),
         ("threshold 3 of 1 keys", ["add", "m/x", "--owner", "a.pub", "--threshold", "3", "--out", "k"]),

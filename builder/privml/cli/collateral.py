@@ -16,19 +16,20 @@ from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.files import write_atomic
 from privml.base.steps import complain
 from privml.base.strictjson import pretty
+from privml.cli import collateral_amd as amd
 from privml.cli.output import print_json, show
 from privml.cli.paths import listen_address
 from privml.cli.usage import Verb
-from privml.client import attested, kds, nvidia, pcs, subject
+from privml.client import attested, kds, kdsfiles, nvidia, pcs, subject
 from privml.client import collateral as cached
 from privml.client.collateral import Cache, Entry
+from privml.client.kdsfiles import Files
 from privml.client.supply import SERVICE
 from privml.evidence import document, facts
 from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Header
 from privml.evidence.snp import claims as snp
-from privml.evidence.snp.collateral import FIELDS
 from privml.evidence.snp.report import is_report
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import CAS, Platform
@@ -68,7 +69,7 @@ def collateral() -> None:
     "folder",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Take it from the .json files of this directory instead of a service.",
+    help="Take it from the files of this directory instead of a service.",
 )
 @click.option(
     "--update",
@@ -100,10 +101,10 @@ def fetch(
     A source is the address of a guest, a bundle or document of one, a quote, or an SNP report. Intel's service is
     sent only the kind of its platform, AMD's (or the one in $PRIVML_KDS_SERVICE) the chip and its TCB version. For a
     document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA sees versions of
-    firmware and numbers of certificates. Without any source, everything in the cache is fetched
-    again, or with --from everything in DIR is taken, which holds what `--out` wrote, or is a copy of another
-    machine's cache. Exit status: 5 the service has none, 8 it is not what the vendor signed or not valid now, 9 it is
-    malformed.
+    firmware and numbers of certificates. Without any source, everything in the cache is fetched again, or with --from
+    everything in DIR is taken. DIR has what `--out` wrote, or is a copy of another machine's cache, or has files of
+    AMD's service, by any name: certificates and revocation lists in DER or PEM. Exit status: 5 the service has none,
+    8 it is not what the vendor signed or not valid now, 9 it is malformed.
 
     \b
     Examples:
@@ -122,17 +123,18 @@ def fetch(
     wanted = _platforms(read, fmspc, ca)
     failures: list[PrivmlError] = []
     reports = [source.report for source in read if source.report is not None]
-    if reports:
-        if folder is not None or (out is not None and len(read) > 1):
-            raise UsageError("--from is for quotes, and --out for one source; AMD's files are in the folder snp")
-        for report in reports:
-            fields = _fetch_report(report)
-            if out is not None:
-                write_atomic(out, pretty(fields))
+    if reports and out is not None and len(read) > 1:
+        raise UsageError("--out is for one source")
+    of_amd = Files() if folder is None else amd.read_folder(folder)
+    for report in reports:
+        fields = amd.fetch_report(report) if folder is None else amd.report_from(of_amd, folder, report, now)
+        if out is not None:
+            write_atomic(out, pretty(fields))
+    kept = folder is not None and out is None and amd.keep(of_amd, folder, now)
     if reports and not wanted:
         found: list[Entry] = []
     elif folder is not None:
-        found = _from_directory(folder, wanted, now)
+        found = _from_directory(folder, wanted, now, without=of_amd.paths, optional=kept)
     else:
         wanted = wanted or [entry.platform for entry in cache.entries(cached.anchors())]
         if not wanted:
@@ -161,7 +163,7 @@ def fetch(
             except PrivmlError as error:
                 failures.append(error)
     if found or not failures:
-        _print(found, now, [*kds.kept(kds.cache_directory())] if reports else [], as_json=as_json)
+        _print(found, now, [*kds.kept(kds.cache_directory())] if reports or kept else [], as_json=as_json)
         show(f"written to {out or cache.directory}", err=True)
     for failure in failures[1:]:
         complain(failure.message)
@@ -175,14 +177,20 @@ def fetch(
 def show_(file: Path | None, *, as_json: bool) -> None:
     """Show what is cached, or the collateral in FILE: its platform, evaluation number, issuers and dates.
 
+    FILE is JSON that `fetch --out` wrote, or has certificates of AMD's.
+
     \b
     Examples:
       privml-build collateral show
       privml-build collateral show collateral.json --json
     """
-    now, kept = int(time.time()), list[dict[str, object]]()
+    now, kept, found = int(time.time()), list[dict[str, object]](), list[Entry]()
     if file is not None:
-        found = [cached.read_file(file, cached.anchors())]
+        of_amd, _ = kdsfiles.read((file,))
+        if of_amd.paths:
+            kept = list(kdsfiles.rows(of_amd, str(file)))
+        else:
+            found = [cached.read_file(file, cached.anchors())]
     else:
         found = list(Cache().entries(cached.anchors()))
         kept = [*kds.kept(kds.cache_directory()), *nvidia.kept(nvidia.cache_directory(), now=now)]
@@ -272,16 +280,6 @@ def _read(source: str) -> _Source:
         raise type(error)(f"{source}: {error.message}", hint=error.hint) from error
 
 
-def _fetch_report(report: Document) -> dict[str, str]:
-    """Fetch AMD's part into the cache; ``HostError`` if something is missing, which the log names."""
-    found = kds.Supply(kds.service(os.environ.get(kds.SERVICE)))(report)
-    if found is None or set(found) != set(FIELDS):
-        raise HostError(
-            "AMD's collateral of the report is not complete", hint="the warnings above say what is missing, and why"
-        )
-    return found
-
-
 def _fetch_devices(found: Facts) -> None:
     """Fetch NVIDIA's part into the cache; ``HostError`` if something is missing, which the log names."""
     where = nvidia.services(os.environ.get(nvidia.RIM_SERVICE), os.environ.get(nvidia.OCSP_SERVICE))
@@ -292,9 +290,14 @@ def _fetch_devices(found: Facts) -> None:
         )
 
 
-def _from_directory(folder: Path, wanted: list[Platform], now: int) -> list[Entry]:
-    """The valid collateral in ``folder``, of the wanted platforms or all; complains about the rest."""
-    found, errors = cached.read_directory(folder, cached.anchors())
+def _from_directory(
+    folder: Path, wanted: list[Platform], now: int, *, without: Sequence[Path], optional: bool
+) -> list[Entry]:
+    """Intel's valid collateral in ``folder``, of the wanted platforms or all; complains about the rest.
+
+    Files ``without`` are AMD's. There may be none of Intel's if that is ``optional`` and no platform is wanted.
+    """
+    found, errors = cached.read_directory(folder, cached.anchors(), without)
     chosen: dict[Platform, Entry] = {}
     for entry in found:
         try:
@@ -306,10 +309,10 @@ def _from_directory(folder: Path, wanted: list[Platform], now: int) -> list[Entr
         if (not wanted or entry.platform in wanted) and (other is None or other.contents.older_than(entry.contents)):
             chosen[entry.platform] = entry if entry.fetched else dataclasses.replace(entry, fetched=now)
     missing = [str(each) for each in wanted if each not in chosen]
-    if missing or not chosen:
+    if missing or (not chosen and not optional):
         if errors:
             raise errors[0]
-        raise UsageError(f"{folder}: no collateral{f' of {missing[0]}' if missing else ''} in its .json files")
+        raise UsageError(f"{folder}: no collateral{f' of {missing[0]}' if missing else ''} in its files")
     for each in errors:
         complain(f"skipped {each.message}")
     return list(chosen.values())

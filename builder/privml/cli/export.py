@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,22 +16,24 @@ from privml.base.files import read_start, write_atomic
 from privml.cli.output import show, show_text
 from privml.cli.policy import policy_of
 from privml.cli.trusted import TrustWords, trust_options
-from privml.client import exports
-from privml.client.exports import Export, Target
+from privml.client import exports, exports_snp
+from privml.client.exporting import Export, Target, publishable, refuse
 from privml.statement.metadata import MAX_METADATA
 from privml.statement.names import is_name, is_version
-from privml.verify.anchor import Expected, Published
+from privml.verify.anchor import Expected
+from privml.verify.policy import Policy
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a format is written from: the verified version and its values, and where to (None: standard output).
+    """What a format is written from: the verified version, and where to (None: standard output).
 
-    ``image`` is the directory of the image itself, if it was named.
+    ``root_sha256`` is the trusted root's, ``image`` the directory of the image itself, if it was named.
     """
 
     expected: Expected
-    export: Export
+    root_sha256: str
+    policy: Policy
     shape: str | None
     output: Path | None
     image: Path | None
@@ -44,13 +47,15 @@ class Format:
     write: Callable[[Given], None]
 
 
-def _text(target: Target) -> Format:
+def _text(target: Target[Any]) -> Format:
     """The format of a verifier that reads one file of text."""
 
     def write(given: Given) -> None:
         if given.image is not None:
             raise UsageError("--image is for --format oci: the other formats hold no artefacts")
-        export = given.export if given.shape is None else given.export.only(given.shape)
+        export: Export[Any] = target.accepted(given.expected, given.root_sha256, given.policy)
+        if given.shape is not None:
+            export = export.only(given.shape)
         if target.one_size and len(export.values) != 1:
             raise UsageError(
                 f"--shape is missing: a file holds one machine size, and this version has {len(export.values)}",
@@ -76,8 +81,9 @@ def _oci(given: Given) -> None:
 
     if given.image is None or given.output is None or given.shape is not None:
         raise UsageError("--format oci takes --image, the image built or fetched, and --output, a new directory")
-    anchor, predicate = given.expected.anchor, given.expected.predicate
-    assert isinstance(anchor, Published)
+    anchor, wrong = publishable(given.expected, given.policy)
+    refuse(given.expected, [*wrong, *exports.runtime_unused(given.expected, given.policy)])
+    predicate = given.expected.predicate
     manifest = manifests.read(given.image)
     if manifest.sha256 != predicate.manifest_sha256:
         raise Refused(
@@ -90,8 +96,9 @@ def _oci(given: Given) -> None:
     show(f"{given.output}  {digest}")
 
 
+_TARGETS: Mapping[str, Target[Any]] = {**exports.TARGETS, **exports_snp.TARGETS}
 FORMATS: Mapping[str, Format] = {
-    **{name: _text(target) for name, target in exports.TARGETS.items()},
+    **{name: _text(target) for name, target in _TARGETS.items()},
     "oci": Format("the image's files, as a layout for registries", _oci),
 }
 """Every format, by its name."""
@@ -120,7 +127,7 @@ FORMATS: Mapping[str, Format] = {
     "policy_file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Your policy in TOML or JSON: which versions are accepted, and the TD's attributes. The default is strict.",
+    help="Your policy in TOML or JSON: which versions are accepted, and what guests must be. The default is strict.",
 )
 @click.option("--shape", metavar="SIZE", help="Only this machine size, like `2 vcpus, 2048 MiB`.")
 @click.option(
@@ -153,6 +160,8 @@ def export(
         --trust root.json --index https://SERVER/measurements
       privml-build export demo-cpu@2026.11.1 --format go-tdx-guest \\
         --trust root.json --shape "2 vcpus, 2048 MiB" -o check.textproto
+      privml-build export demo-cpu@2026.11.1 --format go-sev-guest \\
+        --trust root.json --policy policy.toml -o check.textproto
       privml-build export demo-cpu@2026.11.1 --format oci \\
         --trust root.json --image out/demo-cpu -o layout
     """
@@ -162,5 +171,4 @@ def export(
     expected = trusted.trust(root, wanted).expected(int(time.time()))
     assert isinstance(expected, Expected)  # one version was named
     digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()
-    export = exports.accepted(expected, digest, policy_of(None, policy_file))
-    FORMATS[form].write(Given(expected, export, shape, output, image))
+    FORMATS[form].write(Given(expected, digest, policy_of(None, policy_file), shape, output, image))

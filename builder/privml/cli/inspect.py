@@ -1,4 +1,4 @@
-"""`inspect`: show what an image (`inspect_image`) or a model file (`inspect_model`) is, or judge a bare quote."""
+"""`inspect`: show what an image (`inspect_image`) or a model file (`inspect_model`) is, or judge bare evidence."""
 
 from __future__ import annotations
 
@@ -34,10 +34,19 @@ from privml.recipe.names import is_file_name
 )
 @click.option(
     "--collateral",
-    "collateral_file",
+    "collateral_files",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="What to check a signature with. For a quote a file with the nine fields of Intel's QVL; for a report files "
+    "of AMD's service, or a folder of them: certificates and revocation list in DER or PEM, or JSON.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Intel's collateral to check a quote's signature with (the nine fields of Intel's QVL).",
+    help="Your policy in TOML or JSON (docs/schemas/policy.schema.json). The default is strict.",
 )
 @click.option(
     "--allow-simulated",
@@ -57,7 +66,8 @@ def inspect(
     expect: Path | None,
     registers: Path | None,
     report_data: str | None,
-    collateral_file: Path | None,
+    collateral_files: tuple[Path, ...],
+    policy_file: Path | None,
     simulated_root: Path | None,
     at: str | None,
     as_json: bool,
@@ -68,10 +78,11 @@ def inspect(
     partitions and packages are shown. The artefacts are compared with the manifest first; a damaged image is an
     error.
 
-    Or it is a FILE with a TDX quote, a TDREPORT or a token that holds register values: whether the platform's
-    signature is genuine, whether its values are the expected ones. That proves no key and no freshness: only `verify`
-    accepts a guest. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine
-    signature, 10 equal but only a simulation.
+    Or it is a FILE with a TDX quote, an SEV-SNP report, a TDREPORT or a token that holds register values: whether the
+    platform's signature is genuine, whether its values are the expected ones. That proves no key and no freshness:
+    only `verify` accepts a guest. A report is refused without a policy that names the lowest TCB versions. Exit
+    status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine signature, 10 equal but
+    only a simulation.
 
     Or FILE is a model: GGUF, safetensors, or an index of safetensors with its files next to it. Headers are read and
     compared with the file's size; exit status 4 if it is not whole.
@@ -83,13 +94,16 @@ def inspect(
       privml-build inspect quote.bin --collateral collateral.json
       privml-build inspect quote.bin --collateral collateral.json \\
         --expect out/demo-cpu --report-data HEX
+      privml-build inspect report.bin --collateral vcek.der \\
+        --collateral cert_chain.pem --collateral crl.der --policy policy.toml
       privml-build inspect models/model.safetensors
     """
     options = {
         "--expect": expect,
         "--registers": registers,
         "--report-data": report_data,
-        "--collateral": collateral_file,
+        "--collateral": collateral_files or None,
+        "--policy": policy_file,
         "--allow-simulated": simulated_root,
         "--at": at,
     }
@@ -119,8 +133,9 @@ def inspect(
             expect=expect,
             registers=registers,
             report_data=report_data,
-            collateral_file=collateral_file,
+            collateral_files=collateral_files,
             simulated_root=simulated_root,
+            policy_file=policy_file,
             at=at,
             as_json=as_json,
         )

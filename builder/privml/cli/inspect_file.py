@@ -1,4 +1,4 @@
-"""`inspect` of a file: judge a bare quote, TDREPORT or token."""
+"""`inspect` of a file: judge a bare quote, SNP report, TDREPORT or token."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
+from privml.base.steps import complain
 from privml.base.strictjson import unhex
 from privml.base.times import time_text
 from privml.cli.anchor import collateral_in
 from privml.cli.output import print_json, show
 from privml.cli.policy import policy_of
 from privml.client import anchors, bare, subject
+from privml.client.bare import Evidence
 from privml.client.supply import supply
-from privml.events.registers import REGISTERS, RTMR3
+from privml.events.registers import LAUNCH, REGISTERS, RTMR3
 from privml.evidence import document
 from privml.evidence.bundle import is_bundle
 from privml.evidence.document import Document
 from privml.evidence.sections import FORMAT as ATTESTATION
-from privml.readers import files
+from privml.evidence.sections import Header
+from privml.evidence.snp import claims as snp
+from privml.evidence.tdx import claims as tdx
+from privml.readers import files, snpreport
 from privml.readers.evidence import UNCHECKED, quote_file
 from privml.readers.file import File
 from privml.statement.launch import MeasuredLaunch
@@ -36,6 +41,9 @@ _HEADLINES = {
     Origin.REFUSED: "SIGNATURE REFUSED",
     Origin.UNPROVEN: "NOT PROVEN (no signature was checked)",
 }
+_UNCHECKED = (UNCHECKED, snpreport.UNCHECKED)
+"""Notes of readers, which check no signature."""
+_GUESTS = {tdx.TEE: "a TD", snp.TEE: "an SEV-SNP guest"}
 _SIGNED = (Origin.GENUINE, Origin.SIMULATED)
 _EQUAL = {True: "EQUAL to", False: "DIFFERS from"}
 
@@ -49,14 +57,29 @@ class Expectation:
     values: Mapping[str, tuple[bytes, ...]]
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A file with evidence of a TEE: what it is, the evidence, and its registers by name."""
+
+    file: File
+    evidence: Evidence
+    registers: Mapping[str, bytes]
+
+    @property
+    def tee(self) -> str:
+        """Its TEE."""
+        return self.evidence.tee
+
+
 def inspect_file(
     path: Path,
     *,
     expect: Path | None,
     registers: Path | None,
     report_data: str | None,
-    collateral_file: Path | None,
+    collateral_files: tuple[Path, ...],
     simulated_root: Path | None,
+    policy_file: Path | None,
     at: str | None,
     as_json: bool,
 ) -> int:
@@ -68,26 +91,75 @@ def inspect_file(
         raise UsageError(f"--at {at}: expected a time like 2026-11-29T04:00:00Z") from error
     wanted = None if report_data is None else _report_data(report_data)
     inside = _document_in(path)
-    file = files.read(path) if inside is None else quote_file(path, inside.evidence)
+    found = _of_file(path) if inside is None else _of_document(path, inside)
+    expected = _expected(found, expect, registers)
+    values = _values(found, expected, wanted)
+    policy = policy_of(simulated_root, policy_file)
+    collateral = _given(found, collateral_files)
+    if collateral is None and found.evidence.data is not None and at is None:
+        subject_of = inside or found.evidence.document
+        collateral = supply(None, offline=True, policy=policy).of_quote(found.tee, subject_of)
+    if collateral is None and inside is not None:
+        collateral = (inside.collateral or {}).get(found.tee)
+    finding = bare.judge(found.evidence, values, policy, now=as_of, collateral=collateral)
+    if as_json:
+        print_json(_to_dict(path, found, finding, expected, as_of))
+    else:
+        _show(path, found, finding, expected, as_of, now)
+    return finding.exit_code
+
+
+def _of_file(path: Path) -> Bare:
+    file = files.read(path)
+    if file.report is not None:
+        return _of_report(file)
     if file.claimed is None:
         raise UsageError(
-            f"{path} is {file.description.title}: it holds no register values of a TD that could be judged",
+            f"{path} is {file.description.title}: it holds no register values of a guest that could be judged",
             hint=f"`privml-build measure {path}` describes it",
         )
-    expected = _expected(file.claimed, expect, registers)
-    values = _values(file, expected, wanted)
-    policy = policy_of(simulated_root)
-    collateral: Mapping[str, str] | None = collateral_in(collateral_file)
-    if collateral is None and file.quote is not None and at is None:
-        collateral = supply(None, offline=True, policy=policy).for_quote(file.quote, own=inside is not None)
-    if collateral is None and inside is not None:
-        collateral = (inside.collateral or {}).get(bare.TEE)
-    finding = bare.judge(file.quote, values, policy, now=as_of, collateral=collateral)
-    if as_json:
-        print_json(_to_dict(path, file, finding, expected, as_of))
-    else:
-        _show(path, file, finding, expected, as_of, now)
-    return finding.exit_code
+    return Bare(file, Evidence(tdx.TEE, file.quote), file.claimed)
+
+
+def _of_document(path: Path, inside: Document) -> Bare:
+    if Header.decode(inside.header).tee == snp.TEE:
+        return _of_report(snpreport.report_file(path, inside.evidence), inside.certificates)
+    file = quote_file(path, inside.evidence)
+    assert file.claimed is not None
+    return Bare(file, Evidence(tdx.TEE, file.quote), file.claimed)
+
+
+def _of_report(file: File, certificates: tuple[bytes, ...] = ()) -> Bare:
+    return Bare(file, Evidence(snp.TEE, file.report, certificates), {LAUNCH: file.description.registers[LAUNCH]})
+
+
+def _given(found: Bare, paths: tuple[Path, ...]) -> Mapping[str, str] | None:
+    """The collateral that the caller gave: Intel's fields in one file, or AMD's files and folders; None if none."""
+    if not paths:
+        return None
+    if found.tee == tdx.TEE:
+        if len(paths) > 1 or paths[0].is_dir():
+            raise UsageError(
+                "--collateral: expected one file with the nine fields of Intel's QVL for a quote of a TD"
+            )
+        return collateral_in(paths[0])
+    # Only reports with files of AMD's need what reads them.
+    from privml.client import kdsfiles
+
+    read, errors = kdsfiles.read(paths)
+    for error in errors:
+        if not any(place.is_dir() for place in paths):
+            raise error
+        complain(f"skipped {error.message}")
+    assert found.evidence.data is not None
+    collateral = read.fields(found.evidence.data, found.evidence.certificates)
+    if not collateral:
+        named = ", ".join(map(str, paths))
+        raise UsageError(
+            f"--collateral {named}: no chain of a VCEK or VLEK, its issuer and AMD's root is in it",
+            hint="AMD's service has vcek (DER), cert_chain (PEM) and crl (DER); give all of them, or their folder",
+        )
+    return collateral
 
 
 def _report_data(text: str) -> bytes:
@@ -101,15 +173,15 @@ def _report_data(text: str) -> bytes:
     return data.ljust(64, b"\0")
 
 
-def _expected(claimed: Mapping[str, bytes], expect: Path | None, registers: Path | None) -> Expectation | None:
+def _expected(found: Bare, expect: Path | None, registers: Path | None) -> Expectation | None:
     if expect is not None:
-        found = anchors.built(expect)
-        return _of_launches(str(found.anchor), found.predicate.launches, claimed)
+        anchor = anchors.built(expect)
+        return _of_launches(str(anchor.anchor), anchor.predicate.launches, found)
     if registers is None:
         return None
     file = files.read(registers)
     if file.shapes:
-        return _of_launches(str(registers), file.shapes, claimed)
+        return _of_launches(str(registers), file.shapes, found)
     values: dict[str, tuple[bytes, ...]] = {
         name: (value,) for name, value in (file.claimed or file.description.registers).items()
     }
@@ -126,27 +198,27 @@ def _expected(claimed: Mapping[str, bytes], expect: Path | None, registers: Path
     return Expectation(str(registers), "", values)
 
 
-def _of_launches(source: str, launches: tuple[MeasuredLaunch, ...], claimed: Mapping[str, bytes]) -> Expectation:
-    launch = closest(launches, claimed, bare.TEE)
+def _of_launches(source: str, launches: tuple[MeasuredLaunch, ...], found: Bare) -> Expectation:
+    launch = closest(launches, found.registers, found.tee)
     if launch is None:
-        raise UsageError(f"{source} predicts no launch of a TD")
-    values = {name: launch.accepted(name) for name in REGISTERS[bare.TEE] if launch.accepted(name)}
+        raise UsageError(f"{source} predicts no launch of {_GUESTS[found.tee]}")
+    values = {name: launch.accepted(name) for name in REGISTERS[found.tee] if launch.accepted(name)}
     return Expectation(source, launch.label, values)
 
 
-def _values(file: File, expected: Expectation | None, report_data: bytes | None) -> tuple[Value, ...]:
-    assert file.claimed is not None
+def _values(found: Bare, expected: Expectation | None, report_data: bytes | None) -> tuple[Value, ...]:
     values = [
-        Value(name, file.claimed[name], expected.values[name])
-        for name in REGISTERS[bare.TEE]
-        if expected is not None and name in file.claimed and name in expected.values
+        Value(name, found.registers[name], expected.values[name])
+        for name in REGISTERS[found.tee]
+        if expected is not None and name in found.registers and name in expected.values
     ]
     if expected is not None and not values:
-        raise UsageError(f"{expected.source} and {file.path} have no register in common")
+        raise UsageError(f"{expected.source} and {found.file.path} have no register in common")
     if report_data is not None:
-        if REPORT_DATA not in file.description.facts:
-            raise UsageError(f"--report-data: {file.path} has no report data")
-        values.append(Value(REPORT_DATA, bytes.fromhex(file.description.facts[REPORT_DATA]), (report_data,)))
+        facts = found.file.description.facts
+        if REPORT_DATA not in facts:
+            raise UsageError(f"--report-data: {found.file.path} has no report data")
+        values.append(Value(REPORT_DATA, bytes.fromhex(facts[REPORT_DATA]), (report_data,)))
     return tuple(values)
 
 
@@ -163,26 +235,26 @@ def _document_in(path: Path) -> Document | None:
     return inside if kinds is None else replace(inside, collateral=kinds)
 
 
-def _uncompared(finding: Finding, expected: Expectation | None) -> list[str]:
+def _uncompared(found: Bare, finding: Finding, expected: Expectation | None) -> list[str]:
     compared = {value.name for value in finding.values}
-    return [name for name in REGISTERS[bare.TEE] if expected is not None and name not in compared]
+    return [name for name in REGISTERS[found.tee] if expected is not None and name not in compared]
 
 
-def _notes(file: File, finding: Finding, expected: Expectation | None) -> list[str]:
-    left = _uncompared(finding, expected)
-    notes = [note for note in file.description.notes if note != UNCHECKED] + list(finding.notes)
+def _notes(found: Bare, finding: Finding, expected: Expectation | None) -> list[str]:
+    left = _uncompared(found, finding, expected)
+    notes = [note for note in found.file.description.notes if note not in _UNCHECKED] + list(finding.notes)
     if left:
         notes.append(f"not compared, because one side has no value: {', '.join(left)}")
     return notes
 
 
-def _show(path: Path, file: File, finding: Finding, expected: Expectation | None, as_of: int, now: int) -> None:
+def _show(path: Path, found: Bare, finding: Finding, expected: Expectation | None, as_of: int, now: int) -> None:
     outcome = _HEADLINES[finding.origin]
     if finding.refusals and finding.origin in _SIGNED:
         outcome += ", REFUSED by the policy"
     if finding.equal is not None:
         outcome += f", {_EQUAL[finding.equal]} {'the value given' if expected is None else expected.source}"
-    show(f"{outcome}: {path}, {file.description.title}; {PROVES}")
+    show(f"{outcome}: {path}, {found.file.description.title}; {PROVES}")
     if finding.origin is not Origin.UNPROVEN or finding.refusals:
         when = "now" if as_of == now else "the time you gave, not now"
         show(f"  checked as of {time_text(as_of)} ({when})")
@@ -198,30 +270,30 @@ def _show(path: Path, file: File, finding: Finding, expected: Expectation | None
             show(f"  {value.name}: differs", f"    got      {value.got.hex()}")
             show(f"    expected {' or '.join(one.hex() for one in value.expected)}")
     if not finding.values:
-        for name, got in (file.claimed or {}).items():
+        for name, got in found.registers.items():
             show(f"  {name}  {got.hex()}")
-        for name, text in file.description.facts.items():
+        for name, text in found.file.description.facts.items():
             show(f"  {name}: {text}")
-    for note in _notes(file, finding, expected):
+    for note in _notes(found, finding, expected):
         show(f"  note: {note}")
 
 
-def _to_dict(path: Path, file: File, finding: Finding, expected: Expectation | None, as_of: int) -> dict[str, Any]:
+def _to_dict(path: Path, found: Bare, finding: Finding, expected: Expectation | None, as_of: int) -> dict[str, Any]:
     return {
         "file": str(path),
-        "kind": file.description.kind,
-        "title": file.description.title,
+        "kind": found.file.description.kind,
+        "title": found.file.description.title,
         "origin": finding.origin.value,
         "equal": finding.equal,
         "as_of": as_of,
         "against": None if expected is None else expected.source,
         "shape": "" if expected is None else expected.shape,
-        "registers": {name: value.hex() for name, value in (file.claimed or {}).items()},
-        "facts": file.description.facts,
+        "registers": {name: value.hex() for name, value in found.registers.items()},
+        "facts": found.file.description.facts,
         "refusals": [refusal.to_dict() for refusal in finding.refusals],
         "values": [value.to_dict() for value in finding.values],
-        "not_compared": _uncompared(finding, expected),
-        "notes": _notes(file, finding, expected),
+        "not_compared": _uncompared(found, finding, expected),
+        "notes": _notes(found, finding, expected),
         "proves_key": False,
         "proves_freshness": False,
     }

@@ -14,6 +14,7 @@ from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
 from privml.base.times import seconds_of, time_text
+from privml.cli.keys_snp import SnpWords, described, snp_options
 from privml.cli.keystore import StoreWords, store_options
 from privml.cli.output import ask_secret, show
 from privml.cli.paths import Existing
@@ -115,24 +116,29 @@ def policy() -> None:
 @click.option("--not-after", metavar="TIME", required=True, help="When it ends, like 2027-06-01T00:00:00Z.")
 @click.option("--max-releases", metavar="N", type=click.IntRange(min=0), help="How many times to release [no limit].")
 @click.option(
-    "--platform", "platforms", metavar="PPID", multiple=True, help="Only these machines get it (32 hex digits each)."
+    "--platform",
+    "platforms",
+    metavar="PPID",
+    multiple=True,
+    help="Only these TDX machines get it (32 hex digits each).",
 )
-@click.option("--deny", "denied", metavar="PPID", multiple=True, help="These machines never get it.")
+@click.option("--deny", "denied", metavar="PPID", multiple=True, help="These TDX machines never get it.")
 @click.option(
     "--min-tcb-evaluation",
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="The lowest tcbEvaluationDataNumber that the platform may be judged with.",
+    help="The lowest tcbEvaluationDataNumber that a TDX platform may be judged with.",
 )
 @click.option(
     "--deny-advisory",
     "advisories",
     metavar="ID",
     multiple=True,
-    help="No machine to which this advisory (like INTEL-SA-00837) applies.",
+    help="No TDX machine to which this advisory (like INTEL-SA-00837) applies.",
 )
+@snp_options
 @click.option("--simulated", is_flag=True, help="Also simulated guests, at a store made with --development.")
 @_output
 def new(
@@ -148,10 +154,13 @@ def new(
     denied: tuple[str, ...],
     min_tcb_evaluation: int,
     advisories: tuple[str, ...],
+    snp: SnpWords,
     simulated: bool,
     output: Path,
 ) -> None:
     """Write a policy: which images, on which machines, until when, and how many times.
+
+    SEV-SNP guests get nothing unless --snp-min-tcb and --allow-unmeasured-acpi are given.
 
     \b
     Examples:
@@ -161,6 +170,10 @@ def new(
       privml-build keys policy new --resource model/qwen --serial 2 \\
         --broker HEX --image out/me --image out/me-2 --max-releases 100 \\
         --min-tcb-evaluation 18 --not-after 2027-06-01T00:00:00Z -o policy.json
+      privml-build keys policy new --resource model/qwen --serial 3 \\
+        --broker HEX --image out/me --not-after 2027-06-01T00:00:00Z \\
+        --snp-min-tcb Genoa:bl=10,tee=0,snp=23,ucode=84 \\
+        --allow-unmeasured-acpi -o policy.json
     """
     from privml.keybroker.policy import PPID_SIZE, ReleasePolicy
 
@@ -184,6 +197,7 @@ def new(
         advisories_denied=tuple(sorted(set(advisories))),
         max_releases=max_releases,
         simulated=simulated,
+        snp=snp.release(),
     )
     _check(made)
     write_atomic(output, made.encode())
@@ -334,8 +348,12 @@ def _describe(document: Document) -> None:
         show(f"  image {image.hex()}")
     show(f"  until {time_text(document.not_after)}")
     limit = "any number of" if document.max_releases is None else f"at most {document.max_releases}"
-    machines = "any machine" if document.platforms is None else ", ".join(each.hex() for each in document.platforms)
+    machines = (
+        "any TDX machine" if document.platforms is None else ", ".join(each.hex() for each in document.platforms)
+    )
     show(f"  {limit} releases, to {machines}")
+    for line in () if document.snp is None else described(document.snp):
+        show(f"  {line}")
     if document.denied:
         show(f"  never to {', '.join(each.hex() for each in document.denied)}")
     if document.min_tcb_evaluation:

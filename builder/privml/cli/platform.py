@@ -199,6 +199,7 @@ def _signed(archives: list[tuple[str, bytes]], collateral_file: Path | None, now
     from privml.cli.anchor import collateral_in
     from privml.client import bare
     from privml.client.supply import supply
+    from privml.evidence.tdx import claims as tdx
     from privml.verify.bare import Origin
     from privml.verify.policy import Policy
 
@@ -207,7 +208,7 @@ def _signed(archives: list[tuple[str, bytes]], collateral_file: Path | None, now
     for name, data in archives:
         quote = captures.decode(data).files[captures.QUOTE]
         collateral = given or supply(None, offline=True, policy=policy).for_quote(quote, own=False)
-        finding = bare.judge(quote, (), policy, now=now, collateral=collateral)
+        finding = bare.judge(bare.Evidence(tdx.TEE, quote), (), policy, now=now, collateral=collateral)
         if finding.origin is Origin.UNPROVEN:
             notes.append(f"{name}: no collateral, so its quote's signature was not checked: it is its maker's word")
         elif finding.origin is Origin.GENUINE:

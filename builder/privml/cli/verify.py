@@ -246,7 +246,8 @@ def _bare(path: Path) -> str | None:
         found = files.read(path)
     except PrivmlError:
         return None
-    return None if found.claimed is None else f"`{found.description.title}`"
+    bare = found.claimed is not None or found.report is not None
+    return f"`{found.description.title}`" if bare else None
 
 
 def _digits(option: str, text: str | None) -> bytes | None:

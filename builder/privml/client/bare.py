@@ -1,44 +1,64 @@
-"""Judge a bare quote: check its signature, and compare its values with those that are expected."""
+"""Judge a bare quote or report: check its signature, and compare its values with those that are expected."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
 from privml.evidence import tees
 from privml.evidence.claims import Checked, Claims, SignatureFailure
 from privml.evidence.document import Document
+from privml.evidence.snp import claims as snp
 from privml.evidence.tdx import claims as tdx
 from privml.verify import bare
 from privml.verify.bare import Finding, Value
 from privml.verify.policy import Policy
 
-TEE = tdx.TEE
-"""The TEE of all bare evidence that can be read."""
+_MALFORMED: Mapping[str, tuple[str, str]] = {
+    tdx.TEE: ("quote-signature", "a whole quote and nothing else"),
+    snp.TEE: ("report-signature", "a whole report, and at most a chain of certificates"),
+}
+"""For each TEE the refusal code of malformed evidence, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A quote or report of ``tee`` without a document, and the certificates (DER) that a report comes with.
+
+    ``data`` is None for values that nothing signs.
+    """
+
+    tee: str
+    data: bytes | None
+    certificates: tuple[bytes, ...] = ()
+
+    @property
+    def document(self) -> Document:
+        """It in the form that checks of signatures take; no other part of the document is read."""
+        nothing, data = b"", self.data or b""
+        return Document(
+            nothing, nothing, (), nothing, nothing, nothing, nothing, data, certificates=self.certificates
+        )
 
 
 def judge(
-    quote: bytes | None,
+    evidence: Evidence,
     values: tuple[Value, ...],
     policy: Policy,
     *,
     now: int,
     collateral: Mapping[str, str] | None = None,
 ) -> Finding:
-    """Judge a quote as of ``now`` (Unix seconds); ``quote`` is None for values that no quote signs."""
-    if quote is None:
+    """Judge evidence as of ``now`` (Unix seconds)."""
+    if evidence.data is None:
         return bare.judge(None, None, policy, values)
     try:
-        claims: Claims | None = tees.kind_of(TEE).claims(quote, ())
+        claims: Claims | None = tees.kind_of(evidence.tee).claims(evidence.data, evidence.certificates)
         checked: Checked = tees.check_signature(
-            _alone(quote), TEE, collateral=collateral, now=now, simulated_root=policy.allow_simulated
+            evidence.document, evidence.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated
         )
     except EvidenceError as error:
-        claims, checked = None, SignatureFailure("quote-signature", error.message, "a whole quote and nothing else")
+        code, expected = _MALFORMED[evidence.tee]
+        claims, checked = None, SignatureFailure(code, error.message, expected)
     return bare.judge(claims, checked, policy, values)
-
-
-def _alone(quote: bytes) -> Document:
-    """The quote in the form that checks of signatures take; no other part of it is read."""
-    nothing = b""
-    return Document(nothing, nothing, (), nothing, nothing, nothing, nothing, quote)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,10 +145,12 @@ def read_file(path: Path, among: tuple[Anchor, ...]) -> Entry:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def read_directory(path: Path, among: tuple[Anchor, ...]) -> tuple[list[Entry], list[PrivmlError]]:
-    """The collateral in the ``.json`` files of a directory, and the errors of the files that have none."""
+def read_directory(
+    path: Path, among: tuple[Anchor, ...], without: Collection[Path] = ()
+) -> tuple[list[Entry], list[PrivmlError]]:
+    """The collateral in the ``.json`` files of a directory, but ``without``, and the errors of those with none."""
     entries, errors = [], []
-    for file in sorted(path.glob("*.json"))[:_MAX_FILES]:
+    for file in sorted(set(path.glob("*.json")) - set(without))[:_MAX_FILES]:
         try:
             entries.append(read_file(file, among))
         except PrivmlError as error:

@@ -1,4 +1,4 @@
-"""Values of a published version in the forms that other verifiers read, each with what that verifier does not check.
+"""Values of TDs of a published version in the forms that other verifiers read, with what each does not check.
 
 Only a version that the caller's policy accepts is exported: `accepted` makes the values, and nothing else does.
 """
@@ -6,19 +6,17 @@ Only a version that the caller's policy accepts is exported: `accepted` makes th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from privml.base.errors import MeasurementError, Refused, UsageError, printable
+from privml.base.errors import MeasurementError
 from privml.base.strictjson import b64
-from privml.base.times import time_text
+from privml.client.exporting import AGENT, Export, Target, comments, proto_bytes, publishable, refuse
 from privml.events import types
 from privml.events.registers import MRTD, RTMR1, RTMR2, RTMR3, RTMRS
-from privml.events.variants import PRODUCTION
 from privml.statement.launch import MeasuredLaunch
-from privml.verify.anchor import Expected, Published
+from privml.verify.anchor import Expected
 from privml.verify.policy import Policy
-from privml.verify.publication import DemonstrationCase, PublicationCase, demonstration, publication
 from privml.verify.tdx import TdxPolicy
 
 TEE = "tdx"
@@ -35,64 +33,38 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is exported: the values of each size of a version that the policy accepts, under a root (hex SHA-256).
+class TdxExport(Export[Values]):
+    """The values of each size, with the policy for TDs.
 
     ``single`` are digests (hex) of single events, by the names that Trustee's default policy has for them: of the
     program that the firmware starts, and of its kernel's parameters.
     """
 
-    anchor: Published
-    root_sha256: str
-    values: tuple[Values, ...]
     policy: TdxPolicy
     single: Mapping[str, str]
 
-    def only(self, shape: str) -> Export:
-        """The size whose name is or ends with ``shape``; ``UsageError`` if it is not exactly one."""
-        found = [each for each in self.values if each.shape == shape or each.shape.endswith(f", {shape}")]
-        if len(found) != 1:
-            raise UsageError(
-                f"--shape: got `{shape[:80]}`, expected one of the {len(self.values)} sizes of this version",
-                hint="; ".join(each.shape for each in self.values[:8]),
-            )
-        return replace(self, values=tuple(found))
 
-
-def accepted(expected: Expected, root_sha256: str, policy: Policy) -> Export:
+def accepted(expected: Expected, root_sha256: str, policy: Policy) -> TdxExport:
     """The values of ``expected`` if ``policy`` accepts its version and its image, else ``Refused`` with each reason.
 
     ``MeasurementError`` if the version has no value for a register of a TD.
     """
-    predicate, anchor = expected.predicate, expected.anchor
-    assert isinstance(anchor, Published)
-    wrong = [
-        f"{each.code}: got {each.got}, expected {each.expected}"
-        for each in (
-            *publication(PublicationCase(anchor, policy.published)),
-            # No form of another verifier could say that it is one.
-            *demonstration(DemonstrationCase(anchor.demonstration, allowed=False)),
-        )
-    ]
-    if predicate.variant != PRODUCTION:
-        wrong.append(f"variant: got {predicate.variant}, expected {PRODUCTION}")
-    wrong += [
-        f"exceptions: got {each.name}, expected one that the policy names"
-        for each in predicate.exceptions
-        if each.name not in policy.exceptions
-    ]
+    anchor, wrong = publishable(expected, policy)
+    predicate = expected.predicate
     launches = [launch for launch in predicate.launches if launch.tee == TEE]
-    if any(launch.runtime_unused for launch in launches) and not policy.allow_unused_runtime:
-        wrong.append("runtime-unused: got RTMR3 that stays zero, expected one extended with the agent's events")
-    if wrong:
-        name = f"{predicate.name} {anchor.version}"
-        raise Refused(
-            f"{name} is not exported: {printable('; '.join(wrong))}", hint="`verify --explain CODE` says more"
-        )
+    refuse(expected, [*wrong, *runtime_unused(expected, policy)])
     if not launches:
         raise MeasurementError(f"{predicate.name} {anchor.version} has no prediction for a TD")
     values = tuple(_values(launch, predicate.runtime_of(launch, policy.purpose)) for launch in launches)
-    return Export(anchor, root_sha256, values, policy.tdx, _single_events(launches))
+    return TdxExport(anchor, root_sha256, values, policy.tdx, _single_events(launches))
+
+
+def runtime_unused(expected: Expected, policy: Policy) -> list[str]:
+    """Why ``policy`` does not accept the use of RTMR3 on a TD; empty if it does."""
+    unused = any(launch.runtime_unused for launch in expected.predicate.launches)
+    if not unused or policy.allow_unused_runtime:
+        return []
+    return ["runtime-unused: got RTMR3 that stays zero, expected one extended with the agent's events"]
 
 
 def _values(launch: MeasuredLaunch, runtime: bytes) -> Values:
@@ -127,39 +99,10 @@ def _single_events(launches: Sequence[MeasuredLaunch]) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
-class Target:
-    """A verifier of others: its file's title, what it does not check, how such files were tried, and their writer.
-
-    ``one_size`` is True if a file holds one machine size.
-    """
-
-    title: str
-    unchecked: tuple[str, ...]
-    tried: str
-    write: Callable[[Export, Sequence[str]], str]
-    one_size: bool = False
-
-    def text(self, export: Export) -> str:
-        """The file."""
-        return self.write(export, tuple(self._head(export)))
-
-    def _head(self, export: Export) -> Iterator[str]:
-        anchor = export.anchor
-        yield f"{self.title}: {anchor.name} {anchor}"
-        yield f"Verified under the root with SHA-256 {export.root_sha256} on {time_text(anchor.as_of)}."
-        yield f"The index is valid until {time_text(min(anchor.expiries.values()))}. Export again before that date:"
-        yield "a revocation after this export is not seen."
-        yield f"Machine sizes: {'; '.join(each.shape for each in export.values)}."
-        yield "What is not checked with this file:"
-        yield from (f"- {line}" for line in self.unchecked)
-        yield f"How such a file was tried: {self.tried}"
-
-
 # -- Trustee: a message for its reference value provider service -----------------------------------------------------
 
 
-def _trustee(export: Export, head: Sequence[str]) -> str:
+def _trustee(export: TdxExport, head: Sequence[str]) -> str:
     """JSON has no comments; the service ignores members of a message that it does not know."""
     lists: dict[str, list[str]] = {"mr_td": _each(value for one in export.values for value in one.mrtd)}
     for number in range(len(RTMRS)):
@@ -181,7 +124,7 @@ _CLAIMS = ("executables", "hardware", "configuration")
 _OTHERS = ("file-system", "instance-identity", "runtime-opaque", "storage-opaque", "sourced-data")
 
 
-def _trustee_policy(export: Export, head: Sequence[str]) -> str:
+def _trustee_policy(export: TdxExport, head: Sequence[str]) -> str:
     policy = export.policy
     shapes = [
         {
@@ -203,7 +146,7 @@ def _trustee_policy(export: Export, head: Sequence[str]) -> str:
     claims = {name.replace("-", "_"): name for name in (*_CLAIMS, *_OTHERS)}
     statuses = json.dumps(sorted(policy.tcb_statuses))
     lines = [
-        *_comments(head),
+        *comments(head),
         "package policy",
         "",
         "import rego.v1",
@@ -255,7 +198,7 @@ def _trustee_policy(export: Export, head: Sequence[str]) -> str:
 # -- go-tdx-guest: the configuration of its tool `check` -------------------------------------------------------------
 
 
-def _go_tdx_guest(export: Export, head: Sequence[str]) -> str:
+def _go_tdx_guest(export: TdxExport, head: Sequence[str]) -> str:
     """The field that allows or forbids debug TDs has had three names: `td_attributes`, compared exactly, says it."""
     [values], policy = export.values, export.policy
     rows = [
@@ -270,13 +213,13 @@ def _go_tdx_guest(export: Export, head: Sequence[str]) -> str:
         *((("minimum_tee_tcb_svn", policy.min_tee_tcb_svn),) if any(policy.min_tee_tcb_svn) else ()),
     ]
     lines = [
-        *_comments(head),
+        *comments(head),
         "policy {",
         "  header_policy {",
-        f"    qe_vendor_id: {_bytes(policy.qe_vendor)}",
+        f"    qe_vendor_id: {proto_bytes(policy.qe_vendor)}",
         "  }",
         "  td_quote_body_policy {",
-        *(f"    {name}: {_bytes(value)}" for name, value in rows),
+        *(f"    {name}: {proto_bytes(value)}" for name, value in rows),
         "  }",
         "}",
         "root_of_trust {",
@@ -292,40 +235,34 @@ def _single(values: frozenset[bytes]) -> tuple[bytes, ...]:
     return tuple(values) if len(values) == 1 else ()
 
 
-def _bytes(value: bytes) -> str:
-    return '"' + "".join(f"\\x{byte:02x}" for byte in value) + '"'
-
-
-def _comments(head: Sequence[str]) -> list[str]:
-    return [*(f"# {printable(line)}" for line in head), ""]
-
-
-_AGENT = "The document of the guest's agent: its log, its keys, and the nonce that its report data covers."
-TARGETS: Mapping[str, Target] = {
+TARGETS: Mapping[str, Target[TdxExport]] = {
     "trustee": Target(
+        accepted,
         "Reference values for Trustee (RVPS message of type `sample`)",
         (
             "RTMR0 and RTMR3: Trustee's default policy reads neither. Use the policy of `--format trustee-policy`.",
             "Whether values belong together: each register is compared alone, so those of two sizes or versions mix.",
             "Signatures: whoever may register values decides what is accepted. Registering replaces a name's values.",
             "Revocation: values stay for months. Register empty lists under the same names to take them back.",
-            _AGENT,
+            AGENT,
         ),
         "not validated by Trustee itself; a test reads the message as its `sample` extractor does.",
         _trustee,
     ),
     "trustee-policy": Target(
+        accepted,
         "Policy for Trustee's attestation service",
         (
             "Floors, dates, advisories and machines of your policy: of a TCB only status and expiry are compared.",
             "MRSERVICETD.",
-            _AGENT,
+            AGENT,
         ),
         "tests evaluate it with the Rego interpreter rego-cpp on claims as Trustee makes them, and regorus, the one "
         "of Trustee, gave the same for them; Trustee was not run.",
         _trustee_policy,
     ),
     "go-tdx-guest": Target(
+        accepted,
         "Configuration for go-tdx-guest's `check -config`",
         (
             "Other machine sizes: a file holds one.",
@@ -333,11 +270,11 @@ TARGETS: Mapping[str, Target] = {
             "MRSIGNERSEAM, the TDX module's attributes, and MRSERVICETD.",
             "Statuses, dates and advisories of your policy: the tool has rules of its own.",
             "Quotes of version 5, which the tool does not read.",
-            _AGENT,
+            AGENT,
         ),
         "tests parse it by protobuf's text format with the fields of checkconfig.proto; the tool was not run.",
         _go_tdx_guest,
         one_size=True,
     ),
 }
-"""Every verifier that is exported for, by the name of its format."""
+"""Every verifier of TDs that is exported for, by the name of its format."""

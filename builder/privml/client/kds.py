@@ -43,6 +43,8 @@ AMD = "https://kdsintf.amd.com"
 SERVICE = "PRIVML_KDS_SERVICE"
 """Environment variable with the address of a service to use instead of AMD's."""
 
+FOLDER = "snp"
+"""The folder of the collateral cache with AMD's files."""
 CERTIFICATE, REVOCATIONS = "certificate", "revocations"
 KINDS = (CERTIFICATE, REVOCATIONS)
 """What is kept, by the word in ``collateral show --json``."""
@@ -62,8 +64,8 @@ def service(address: str | None) -> str:
 
 
 def cache_directory() -> Path:
-    """The folder ``snp`` of the collateral cache."""
-    return cached.cache_directory() / "snp"
+    """The folder `FOLDER` of the collateral cache."""
+    return cached.cache_directory() / FOLDER
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ class _Guest:
     @property
     def platform(self) -> Platform | None:
         """What the signature proves of the machine; None for a TEE whose machines no policy can name."""
-        found = PLATFORMS.get(self.judgement.facts.claims.tee)
-        return None if found is None else found(self.judgement.signature)
+        claims = self.judgement.facts.claims
+        found = PLATFORMS.get(claims.tee)
+        return None if found is None else found(claims, self.judgement.signature)
 
     @property
     def image(self) -> bytes:

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from privml.base.times import time_text
-from privml.evidence.claims import Checked
+from privml.evidence.claims import Checked, Claims
+from privml.evidence.snp import claims as snp
+from privml.evidence.snp.claims import ReportFacts
+from privml.evidence.tdx import claims as tdx
 from privml.evidence.tdx.claims import QuoteFacts
 from privml.keybroker.policy import ReleasePolicy
 from privml.verify.rules import any_of, refuses
+from privml.verify.snp import below
 from privml.verify.verdict import Outcome, Refusal
 
 MAX_LISTED = 16
@@ -22,21 +26,66 @@ MAX_LISTED = 16
 
 
 @dataclass(frozen=True)
-class Platform:
-    """What a checked signature proves of the machine: its id, its TCB evaluation number, and its advisories."""
+class TdxPlatform:
+    """What a checked quote proves of the machine: its id (PPID), its TCB evaluation number, and its advisories."""
 
     id: bytes
     tcb_evaluation: int
     advisories: tuple[str, ...]
 
+    def objections(self, policy: ReleasePolicy) -> Iterator[Refusal]:
+        """What the owners object to."""
+        name = _named(policy)
+        if self.id in policy.denied or (policy.platforms is not None and self.id not in policy.platforms):
+            yield Refusal("release-platform", self.id.hex(), f"a machine that {name} allows")
+        if self.tcb_evaluation < policy.min_tcb_evaluation:
+            yield Refusal("release-tcb-evaluation", str(self.tcb_evaluation), f"at least what {name} demands")
+        if set(self.advisories) & set(policy.advisories_denied):
+            expected = f"a platform without those that {name} denies"
+            yield Refusal("release-advisory", _listed(self.advisories), expected)
 
-def _of_quote(checked: Checked | None) -> Platform | None:
+
+@dataclass(frozen=True)
+class SnpPlatform:
+    """What a checked report proves of the machine: its id (CHIP_ID, zeros if the host hides it), its TCB versions."""
+
+    id: bytes
+    facts: ReportFacts
+
+    def objections(self, policy: ReleasePolicy) -> Iterator[Refusal]:
+        """What the owners object to. A hidden chip could be any, so it is refused where the owners name chips."""
+        name, wanted = _named(policy), policy.snp
+        if wanted is None:
+            yield Refusal("release-platform", "an SEV-SNP guest", f"a machine that {name} allows")
+            return
+        named = wanted.chips is not None or wanted.denied
+        listed = wanted.chips is None or self.id in wanted.chips
+        if named and (not any(self.id) or not listed or self.id in wanted.denied):
+            yield Refusal("release-platform", _chip(self.id), f"a machine that {name} allows")
+        lower = next(below(self.facts, wanted.min_tcb), None)
+        if lower is not None:
+            yield Refusal("release-tcb", f"{self.facts.product}: {lower[0]}", f"a TCB version that {name} allows")
+        if not wanted.allow_unmeasured_acpi:
+            yield Refusal("release-acpi", "ACPI tables of the host", f"a guest that {name} allows")
+
+
+Platform = TdxPlatform | SnpPlatform
+
+
+def _of_quote(_: Claims, checked: Checked | None) -> Platform | None:
     if not isinstance(checked, QuoteFacts):
         return None
-    return Platform(checked.ppid, checked.tcb_evaluation_number, checked.advisory_ids)
+    return TdxPlatform(checked.ppid, checked.tcb_evaluation_number, checked.advisory_ids)
 
 
-PLATFORMS: Mapping[str, Callable[[Checked | None], Platform | None]] = {"tdx": _of_quote}
+def _of_report(claims: Claims, checked: Checked | None) -> Platform | None:
+    return SnpPlatform(claims.fields["chip"], checked) if isinstance(checked, ReportFacts) else None
+
+
+PLATFORMS: Mapping[str, Callable[[Claims, Checked | None], Platform | None]] = {
+    tdx.TEE: _of_quote,
+    snp.TEE: _of_report,
+}
 """For each TEE, what its signature proves of the machine; None if the signature is not valid."""
 
 
@@ -94,6 +143,8 @@ def key(asking: Asking) -> Iterator[Refusal]:
         "release-platform": "the owners' policy does not allow this machine",
         "release-tcb-evaluation": "the platform was judged with older TCB data than the owners' policy demands",
         "release-advisory": "an advisory that the owners' policy denies applies to the platform",
+        "release-tcb": "a TCB version of the SEV-SNP machine is lower than the owners' policy demands",
+        "release-acpi": "the owners' policy does not accept the host's unmeasured ACPI tables of an SEV-SNP guest",
         "release-limit": "the key was released as often as the owners' policy allows",
         "release-simulated": "the evidence is simulated, and store and policy do not both allow it",
     }
@@ -111,24 +162,12 @@ def policy(asking: Asking) -> Iterator[Refusal]:
     if asking.platform is None:
         yield Refusal("release-platform", "a machine of another TEE", f"this broker judges {any_of(PLATFORMS)} only")
     else:
-        yield from _platform(asking.platform, found)
+        yield from asking.platform.objections(found)
     if found.max_releases is not None and asking.wanted.released >= found.max_releases:
         yield Refusal("release-limit", "no release is left", f"at most as many as {name} allows")
     if asking.outcome is Outcome.ACCEPTED_SIMULATED and not (found.simulated and asking.development):
         expected = "genuine hardware" if not found.simulated else "a store made with --development"
         yield Refusal("release-simulated", "simulated evidence", expected)
-
-
-def _platform(platform: Platform, found: ReleasePolicy) -> Iterator[Refusal]:
-    name = _named(found)
-    if platform.id in found.denied or (found.platforms is not None and platform.id not in found.platforms):
-        yield Refusal("release-platform", platform.id.hex(), f"a machine that {name} allows")
-    if platform.tcb_evaluation < found.min_tcb_evaluation:
-        yield Refusal("release-tcb-evaluation", str(platform.tcb_evaluation), f"at least what {name} demands")
-    if set(platform.advisories) & set(found.advisories_denied):
-        yield Refusal(
-            "release-advisory", _listed(platform.advisories), f"a platform without those that {name} denies"
-        )
 
 
 def _named(policy: ReleasePolicy) -> str:
@@ -138,6 +177,10 @@ def _named(policy: ReleasePolicy) -> str:
 def _listed(advisories: Sequence[str]) -> str:
     more = len(advisories) - MAX_LISTED
     return ", ".join(advisories[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _chip(chip: bytes) -> str:
+    return f"chip {chip.hex()}" if any(chip) else "a chip that the host hides"
 
 
 CODES: Mapping[str, str] = {**key.codes, **policy.codes}

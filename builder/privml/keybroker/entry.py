@@ -32,8 +32,9 @@ class Entry:
     """One entry. ``codes`` are refusal codes, or what an administrator did.
 
     ``resource`` is empty and ``generation`` 0 where an entry is about none. The digests (hex) say which document and
-    quote were judged, ``image`` (hex) is the SHA-256 of the predicate, ``policy_sha256`` (hex) that of the owner's
-    policy; each is empty where there is none. ``ppid`` (hex) is the platform's.
+    quote (or report) were judged, ``image`` (hex) is the SHA-256 of the predicate, ``policy_sha256`` (hex) that of
+    the owner's policy; each is empty where there is none. ``ppid`` (hex) is the platform's id: a TD's PPID, or the
+    CHIP_ID of an SEV-SNP guest's.
     """
 
     kind: str

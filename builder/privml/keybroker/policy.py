@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.resource import resource_of
-from privml.base.strictjson import Fields, canonical, loads, unhex
+from privml.base.strictjson import Fields, canonical, loads
+from privml.keybroker.machineids import ids, ids_or_null, ordered
+from privml.keybroker.snprelease import SnpRelease
 from privml.statement.keys import MAX_KEYS, Role
 from privml.statement.signed import verify
 from privml.statement.tufkeys import key_from, key_to_dict, role_from, role_to_dict
@@ -25,7 +27,6 @@ POLICY_TYPE = "application/vnd.privml.release-policy+json"
 OWNERS_TYPE = "application/vnd.privml.release-owners+json"
 MAX_POLICY = 1024 * 1024
 MAX_IMAGES = 1024
-MAX_PLATFORMS = 4096
 MAX_ADVISORIES = 256
 MAX_COUNT = 2**53 - 1
 PPID_SIZE = 16
@@ -35,10 +36,12 @@ PPID_SIZE = 16
 class ReleasePolicy:
     """What a guest must be to get the key of ``resource`` from ``broker``, named by its Ed25519 public key.
 
-    ``images`` are SHA-256 digests of predicates. ``denied`` are platforms (PPIDs of 16 bytes) that never get it,
-    ``platforms`` the only ones that do (None: any). ``not_after`` is in Unix seconds by the broker's clock.
+    ``images`` are SHA-256 digests of predicates. ``not_after`` is in Unix seconds by the broker's clock.
     ``max_releases`` counts those under this policy (None: any number). ``simulated`` allows simulated evidence, at a
     development broker only.
+
+    Of TDX machines, ``denied`` are those (PPIDs of 16 bytes) that never get it, ``platforms`` the only ones that do
+    (None: any). ``snp`` says which SEV-SNP guests get it; without it, none does.
     """
 
     resource: str
@@ -52,11 +55,14 @@ class ReleasePolicy:
     advisories_denied: tuple[str, ...] = ()
     max_releases: int | None = None
     simulated: bool = False
+    snp: SnpRelease | None = None
 
     def encode(self) -> bytes:
-        """The payload."""
+        """The payload. It has ``snp`` only where there is one, so that policies from before it still count."""
+        snp = {} if self.snp is None else {"snp": self.snp.to_dict()}
         return canonical(
             {
+                **snp,
                 "format": POLICY,
                 "resource": self.resource,
                 "broker": self.broker.hex(),
@@ -91,14 +97,15 @@ class ReleasePolicy:
             resource=resource_of(fields),
             broker=fields.hexadecimal("broker", 32),
             serial=_serial(fields),
-            images=_sorted(images, "policy.images"),
-            denied=_ppids(fields.array("denied", limit=MAX_PLATFORMS), "policy.denied"),
-            platforms=_platforms(fields),
+            images=ordered(images, "policy.images"),
+            denied=ids(fields, "denied", PPID_SIZE),
+            platforms=ids_or_null(fields, "platforms", PPID_SIZE),
             min_tcb_evaluation=fields.integer("min_tcb_evaluation", high=2**31),
             advisories_denied=_advisories(fields),
             not_after=fields.integer("not_after", low=1),
             max_releases=_count(fields),
             simulated=fields.boolean("simulated"),
+            snp=SnpRelease.from_fields(fields.fields("snp")) if fields.has("snp") else None,
         )
         fields.end()
         if not policy.images:
@@ -228,24 +235,6 @@ def _sha256(data: bytes) -> bytes:
 
 def _serial(fields: Fields) -> int:
     return fields.integer("serial", low=1, high=MAX_COUNT)
-
-
-def _sorted(found: list[bytes], path: str) -> tuple[bytes, ...]:
-    if found != sorted(set(found)):
-        raise EvidenceError(f"{path}: expected them sorted, each once")
-    return tuple(found)
-
-
-def _ppids(items: list[object], path: str) -> tuple[bytes, ...]:
-    return _sorted([unhex(item, PPID_SIZE, what=f"{path}[{number}]") for number, item in enumerate(items)], path)
-
-
-def _platforms(fields: Fields) -> tuple[bytes, ...] | None:
-    value = fields.take("platforms")
-    if value is None:
-        return None
-    again = Fields({"platforms": value}, fields.path)
-    return _ppids(again.array("platforms", limit=MAX_PLATFORMS), "policy.platforms")
 
 
 def _advisories(fields: Fields) -> tuple[str, ...]:

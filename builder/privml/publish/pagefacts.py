@@ -9,7 +9,7 @@ from privml.base import html
 from privml.base.html import Html
 from privml.base.times import time_text
 from privml.events import types
-from privml.events.registers import REGISTERS, shown
+from privml.events.registers import LAUNCH, REGISTERS, shown
 from privml.publish import eventspicture
 from privml.publish.catalogue import Endorsed, Listed, Published, Row, Since
 from privml.repro.change import Change, Group, following
@@ -20,6 +20,7 @@ from privml.statement.predicate import Predicate
 
 _SHORT = 12
 """Digits of a shortened value."""
+_TEES = {"tdx": "Intel TDX", "snp": "AMD SEV-SNP"}
 _YEAR_3000 = 32503680000
 
 
@@ -119,7 +120,7 @@ def _published(made: Published, listed: Listed) -> dict[str, Any]:
             ("lock", release.lock_sha256.hex()),
             *((each.name, each.sha256.hex()) for each in made.version.statement.subjects),
         ],
-        **_measured(made.predicate),
+        "measured": _measured(made.predicate),
         "rebuild": "\n".join(
             (
                 "git clone REPOSITORY privml-build && cd privml-build && make venv",
@@ -144,39 +145,50 @@ def _endorsement(each: Endorsed) -> list[str]:
     ]
 
 
-def _measured(predicate: Predicate) -> dict[str, Any]:
-    """Registers of all sizes, and the events of the first one."""
-    launches = predicate.launches
-    if not launches:
-        return {"sizes": []}
-    names = [
-        name
-        for registers in REGISTERS.values()
-        for name in registers
-        if any(name in one.registers for one in launches)
+def _measured(predicate: Predicate) -> list[dict[str, Any]]:
+    """For each TEE: registers of all sizes, and the events of the first one."""
+    by: dict[str, list[MeasuredLaunch]] = {}
+    for launch in predicate.launches:
+        by.setdefault(launch.tee, []).append(launch)
+    several = len(by) > 1
+    return [
+        {"of": f" under {_TEES[tee]}" if several else "", **_of_tee(predicate, tee, launches)}
+        for tee, launches in by.items()
     ]
+
+
+def _of_tee(predicate: Predicate, tee: str, launches: Sequence[MeasuredLaunch]) -> dict[str, Any]:
+    names, first = REGISTERS[tee], launches[0]
     rows: dict[tuple[str, str], list[MeasuredLaunch]] = {}
     for launch in launches:
         for name in launch.registers:
             for value in launch.accepted(name):
                 rows.setdefault((name, value.hex()), []).append(launch)
-    first = launches[0]
     varied = [name for name in names if len({launch.accepted(name) for launch in launches}) > 1]
-    agent = [event.name for event in predicate.agent_events]
-    title = f"The measured events of {predicate.name} on {first.label}"
-    picture = eventspicture.draw(title, first.events, agent, first.evidence(), inside=True)
     same = ", ".join(shown(*varied)) or "no register"
     return {
         "sizes_heads": ["machine size", *shown(*names)],
         "sizes": [[launch.label, *(_cell(launch, name) for name in names)] for launch in launches],
         "sizes_kinds": ["text", *(["value"] * len(names))],
-        "values": [
+        "rows": [
             [shown(name)[0], value, _levels(name, of), _labels(of, launches)]
             for (name, value), of in sorted(rows.items(), key=lambda item: names.index(item[0][0]))
         ],
-        "picture_of": first.label,
+        "events_of": first.label,
         "others": f"Registers that differ on other sizes: {same}." if len(launches) > 1 else "",
+        **(_pages(first) if LAUNCH in names else _extends(predicate, first)),
+    }
+
+
+def _extends(predicate: Predicate, launch: MeasuredLaunch) -> dict[str, Any]:
+    """The events of registers that are extended, drawn and as a table."""
+    agent = [event.name for event in predicate.agent_events]
+    title = f"The measured events of {predicate.name} on {launch.label}"
+    picture = eventspicture.draw(title, launch.events, agent, launch.evidence(), inside=True)
+    return {
         "picture": Html(picture.render()),
+        "events_heads": ["event", "register", "type", "what is measured", "known from", "digest"],
+        "events_kinds": ["", "", "", "text", "", "value"],
         "events": [
             [
                 str(number),
@@ -186,7 +198,27 @@ def _measured(predicate: Predicate) -> dict[str, Any]:
                 event.evidence.value,
                 event.digest.hex(),
             ]
-            for number, event in enumerate(first.events, 1)
+            for number, event in enumerate(launch.events, 1)
+        ],
+    }
+
+
+def _pages(launch: MeasuredLaunch) -> dict[str, Any]:
+    """The steps of a launch digest, which is computed page by page before the guest starts."""
+    return {
+        "picture": "",
+        "events_heads": ["step", "address", "pages", "what is measured", "known from", "digest after it"],
+        "events_kinds": ["", "value", "", "text", "", "value"],
+        "events": [
+            [
+                str(number),
+                "" if event.gpa is None else f"0x{event.gpa:x}",
+                "" if event.count is None else str(event.count),
+                event.origin,
+                event.evidence.value,
+                event.digest.hex(),
+            ]
+            for number, event in enumerate(launch.events, 1)
         ],
     }
 

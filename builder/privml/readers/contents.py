@@ -143,7 +143,8 @@ def _json(path: Path, data: bytes) -> File:
     log = next(((place, file) for place, file in read if file.log is not None), None)
     if found.agent_logs:
         log = _with_agent_log(path, log, *found.agent_logs[0])
-    claims = next(((place, file) for place, file in read if file.claimed is not None and file.log is None), None)
+    signed = [(place, file) for place, file in read if file.claimed is not None or file.report is not None]
+    claims = next(((place, file) for place, file in signed if file.log is None), None)
     if log is None and claims is None:
         raise MeasurementError(
             f"{path} is {printable(envelope.describe(value))}: it contains no quote or log", hint=_HINT
@@ -213,6 +214,7 @@ def _together(path: Path, log: tuple[str, File] | None, claims: tuple[str, File]
         log=log[1].log if log is not None else None,
         claimed=claims[1].claimed if claims is not None else None,
         quote=claims[1].quote if claims is not None else None,
+        report=claims[1].report if claims is not None else None,
     )
 
 

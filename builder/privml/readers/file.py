@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # a firmware or an image needs none of these, and loading the
 class File:
     """A file that was read: its description, and the parts that can be compared.
 
-    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers, and a quote its bytes. A
-    capture, and JSON that holds a log with its quote, have both.
+    A log has ``log``, a prediction ``shapes``, a quote or TDREPORT ``claimed`` registers, and a quote its bytes. A
+    capture, and JSON that holds a log with its quote, have both. ``report`` are the bytes of an SNP guest's report.
     """
 
     path: Path
@@ -31,6 +31,7 @@ class File:
     claimed: dict[str, bytes] | None = None
     quote: bytes | None = None
     capture: Capture | None = None
+    report: bytes | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
         """The events for comparisons: a log's extends with their data, else the described events."""

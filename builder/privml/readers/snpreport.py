@@ -1,4 +1,4 @@
-"""Describe an attestation report of an SEV-SNP guest; its signature is not checked."""
+"""Describe an attestation report of an SEV-SNP guest, every field; its signature is not checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from privml.evidence.snp import report
 from privml.measure.description import Description
 from privml.readers.file import File
 
-UNCHECKED = "its signature was not checked: that needs the certificate of the chip's key"
+UNCHECKED = "its signature was not checked: `inspect` does that, with the certificate of the chip's key"
+NO_AGENT = b"\xff" * 32
+"""REPORT_ID_MA of a guest without a migration agent."""
 
 
 def report_file(path: Path, data: bytes, *notes: str) -> File:
@@ -25,13 +27,17 @@ def report_file(path: Path, data: bytes, *notes: str) -> File:
     facts = {
         "report data": found.report_data.hex(),
         "policy": f"0x{found.policy:x}{_words(found.policy_words)}",
+        "least abi": f"{found.policy >> 8 & 255}.{found.policy & 255}",
         "vmpl": str(found.vmpl),
         **{name: value.hex() for name, value in of_host.items() if any(value)},
         "guest svn": str(found.guest_svn),
+        "report id": found.report_id.hex(),
+        **({} if found.report_id_ma == NO_AGENT else {"migration agent": found.report_id_ma.hex()}),
         "platform": f"0x{found.platform_info:x}{_words(found.platform_words)}",
         **{f"{name} tcb": _tcb(found, value) for name, value in _versions(found).items()},
         "firmware": f"{found.current}, committed {found.committed}",
-        "signing key": report.SIGNING_KEYS[found.signing_key],
+        **_mitigations(found),
+        "signing key": _key(found),
         "chip id": found.chip_id.hex() if any(found.chip_id) else "not shown",
     }
     notes = (UNCHECKED, *notes)
@@ -39,7 +45,7 @@ def report_file(path: Path, data: bytes, *notes: str) -> File:
         notes += ("a report of version 2 does not say which processor it is of, so its TCB versions are raw bytes",)
     if "debug" in found.policy_words:
         notes += ("the guest may be debugged: its host can read its memory",)
-    what = "" if found.product is None else f", of a {found.product.name}"
+    what = "" if found.product is None else f", of a {found.product.name}, stepping {found.stepping}"
     return File(
         path,
         Description(
@@ -49,6 +55,7 @@ def report_file(path: Path, data: bytes, *notes: str) -> File:
             facts=facts,
             notes=notes,
         ),
+        report=data,
     )
 
 
@@ -66,6 +73,21 @@ def _tcb(found: report.Report, data: bytes) -> str:
     if found.product is None:
         return data.hex()
     return ", ".join(f"{part} {value}" for part, value in found.product.tcb(data).items())
+
+
+def _mitigations(found: report.Report) -> dict[str, str]:
+    vectors = {"launch mitigations": found.launch_mitigations, "current mitigations": found.current_mitigations}
+    return {name: f"0x{value:x}" for name, value in vectors.items() if value is not None}
+
+
+def _key(found: report.Report) -> str:
+    """The key that signed the report, and what KEY_INFO says besides."""
+    words = [report.SIGNING_KEYS[found.signing_key]]
+    if found.mask_chip_key:
+        words.append("masked, so that nothing is signed")
+    if found.author_key:
+        words.append("the guest's owner has an author key")
+    return ", ".join(words)
 
 
 def _words(words: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from privml.events.registers import LAUNCH
 from privml.evidence.snp import report
 from privml.evidence.snp.claims import ReportFacts
 from privml.evidence.snp.tcb import PRODUCTS, words
-from privml.statement.launch import BOUND, HASHED, OPEN, SnpMachine
+from privml.statement.launch import BOUND, HASHED, OPEN, MeasuredLaunch, SnpMachine
 from privml.verify import policyfield
 from privml.verify.policyfield import hex_list, hexadecimal, number, records, restricted, setting, switch, text, texts
 from privml.verify.rules import (
@@ -270,15 +270,11 @@ def _certified(checked: ReportFacts, policy: SnpPolicy) -> Iterator[Refusal]:
         yield Refusal("product", checked.product, any_of(policy.products))
     if checked.csp is not None and policy.fleets and checked.csp not in policy.fleets:
         yield Refusal("fleet", checked.csp, any_of(policy.fleets))
-    floors = [floor for floor in policy.min_tcb if floor.product == checked.product]
-    if not floors:
-        found = words(checked.tcbs["reported"])
-        yield Refusal("reported-tcb", found, f"a lowest TCB version of {checked.product} in the policy (snp.min_tcb)")
-    for floor in sorted(floors, key=str):
-        for name, tcb in checked.tcbs.items():
-            if not floor.met_by(dict(tcb)):
-                wanted = f"at least {words(floor.parts)} in each part"
-                yield Refusal("reported-tcb", f"{words(tcb)}, the {name} TCB", wanted)
+    for found, floor in below(checked, policy.min_tcb):
+        wanted = f"a lowest TCB version of {checked.product} in the policy (snp.min_tcb)"
+        if floor is not None:
+            wanted = f"at least {words(floor.parts)} in each part"
+        yield Refusal("reported-tcb", found, wanted)
     if checked.revocation is None:
         if policy.require_revocation:
             yield Refusal("revocation-missing", "none", f"the revocation list of ARK-{checked.product}")
@@ -288,6 +284,20 @@ def _certified(checked: ReportFacts, policy: SnpPolicy) -> Iterator[Refusal]:
     if checked.root_sha256 in RULES.genuine_roots and age > policy.max_collateral_age_days:
         wanted = f"at most {policy.max_collateral_age_days} days"
         yield Refusal("collateral-age", f"{checked.revocation.name}, {age} days", wanted)
+
+
+def below(checked: ReportFacts, floors: Collection[TcbFloor]) -> Iterator[tuple[str, TcbFloor | None]]:
+    """Each TCB version of a report that is lower than a floor, as text, and that floor.
+
+    If there is no floor for the product, the reported version, once, and None.
+    """
+    of_product = [floor for floor in floors if floor.product == checked.product]
+    if not of_product:
+        yield words(checked.tcbs["reported"]), None
+    for floor in sorted(of_product, key=str):
+        for name, tcb in checked.tcbs.items():
+            if not floor.met_by(dict(tcb)):
+                yield f"{words(tcb)}, the {name} TCB", floor
 
 
 @refuses(
@@ -341,13 +351,19 @@ def guest(case: TeeCase[SnpPolicy]) -> Iterator[Refusal]:
 )
 def launch(case: TeeCase[SnpPolicy]) -> Iterator[Refusal]:
     """Check what the launch digest of the expected image covers."""
-    if case.launch is None or not isinstance(case.launch.machine, SnpMachine):
+    if case.launch is not None:
+        yield from launch_refusals(case.launch, case.policy)
+
+
+def launch_refusals(launch: MeasuredLaunch, policy: SnpPolicy) -> Iterator[Refusal]:
+    """Why ``policy`` does not accept a predicted launch, whatever a report says."""
+    if not isinstance(launch.machine, SnpMachine):
         return
-    boot = case.launch.machine.boot
-    if boot not in case.policy.boots:  # no policy can name `open`
+    boot = launch.machine.boot
+    if boot not in policy.boots:  # no policy can name `open`
         found = "open, a launch digest without the kernel's hash" if boot == OPEN else boot
-        yield Refusal("snp-boot-unbound", found, any_of(case.policy.boots))
-    if not case.policy.allow_unmeasured_acpi:
+        yield Refusal("snp-boot-unbound", found, any_of(policy.boots))
+    if not policy.allow_unmeasured_acpi:
         yield Refusal("acpi-unmeasured", "ACPI tables of the host", "a policy that accepts them by name")
 
 

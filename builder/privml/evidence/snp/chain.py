@@ -54,7 +54,7 @@ class Chain:
         """The dates of the three certificates."""
         leaf = self.leaf
         found = ((leaf.role, leaf.not_before, leaf.not_after),)
-        others = ((_common_name(one), one.not_valid_before_utc, one.not_valid_after_utc) for one in self._authorities)
+        others = ((common_name(one), one.not_valid_before_utc, one.not_valid_after_utc) for one in self._authorities)
         return tuple(
             Validity(f"certificate of {name}", int(start.timestamp()), int(end.timestamp()))
             for name, start, end in (*found, *others)
@@ -68,7 +68,7 @@ class Chain:
         """The certificate that the root has revoked; empty if there is none. Leaves have no serial number."""
         for one in self._authorities:
             if one.serial_number in revocations.serials:
-                return f"the revoked certificate of {_common_name(one)}, serial number {one.serial_number:x}"
+                return f"the revoked certificate of {common_name(one)}, serial number {one.serial_number:x}"
         return ""
 
 
@@ -120,7 +120,7 @@ def read(chain: tuple[bytes, ...]) -> Chain:
 @functools.lru_cache(8)
 def revocations(data: bytes, root: x509.Certificate) -> Revocations:
     """Read a revocation list (DER) that ``root`` signed; ``ChainError`` for any other."""
-    wanted = f"one that {_common_name(root)} signed"
+    wanted = f"one that {common_name(root)} signed"
     try:
         found = x509.load_der_x509_crl(data)
         serials = frozenset(each.serial_number for each in found)
@@ -142,12 +142,13 @@ def revocations(data: bytes, root: x509.Certificate) -> Revocations:
     return Revocations(Validity("revocation list", issued, int(until.timestamp())), serials)
 
 
-def _common_name(certificate: x509.Certificate) -> str:
+def common_name(certificate: x509.Certificate) -> str:
+    """The common name of a certificate's subject, at most 80 characters."""
     return ", ".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))[:80]
 
 
 def _named(certificate: x509.Certificate, expected: str) -> None:
-    found = _common_name(certificate)
+    found = common_name(certificate)
     if found != expected:
         raise ChainError(f"report certificates: one of `{found}`", f"`{expected}`")
 
