@@ -73,7 +73,18 @@ def test_each_part_changes_its_registers(change: dict[str, Any], registers: tupl
 @pytest.mark.parametrize(("field", "reason"), [("tools_sha256", "other tools"), ("recipe_sha256", "the recipe")])
 def test_a_change_of_unknown_extent_may_change_all_registers(field: str, reason: str) -> None:
     after = LOCK.model_copy(update={field: "1" * 64})
-    assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in ALL]
+    assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in ALL if register != "LAUNCH"]
+
+
+def test_an_image_for_both_tees_has_the_registers_of_both() -> None:
+    both = {**LOCK.firmware, "snp": firmware("1", "7")["tdx"]}
+    after = LOCK.model_copy(update={"firmware": both})
+    assert moves(LOCK, after) == ["LAUNCH moves: firmware"]
+    assert moves(after, after.model_copy(update={"agent": OTHER})) == [
+        f"{register} moves: agent" for register in (*BOTH, "LAUNCH")
+    ]
+    other = after.model_copy(update={"firmware": {**both, "tdx": firmware("2", "7")["tdx"]}})
+    assert moves(after, other) == ["MRTD moves: firmware", "RTMR0 moves: firmware"]
 
 
 def test_a_certain_change_is_not_listed_as_possible() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from privml.base.errors import MeasurementError
 from privml.cli.output import print_json, show
 from privml.events.event import Event, seen_words
+from privml.events.registers import LAUNCH
 from privml.events.types import type_name
 from privml.measure.description import Description
 
@@ -38,6 +39,5 @@ def _show(description: Description, *, events: bool) -> None:
 
 
 def _what(event: Event) -> str:
-    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + seen_words(
-        event
-    )
+    kind = f"{event.count} pages" if event.register == LAUNCH else type_name(event.type)
+    return f"{event.evidence.value:9}  {kind}  {event.origin}  {event.note}".rstrip() + seen_words(event)

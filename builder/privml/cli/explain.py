@@ -10,8 +10,10 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.cli.output import print_json, show
 from privml.events.event import Event
+from privml.events.registers import LAUNCH
 from privml.events.tcg import bank_name
 from privml.events.types import type_name
+from privml.output.prediction import PREDICTION_FILE, read_prediction
 from privml.readers import compare, files
 from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
 from privml.readers.file import File
@@ -23,7 +25,7 @@ from privml.readers.file import File
     "--against",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Compare with a quote, TDREPORT, prediction, or another log.",
+    help="Compare with a quote, TDREPORT, prediction, the directory of an image, or another log.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the events and the comparison as JSON.")
 def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
@@ -33,13 +35,22 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     event that would make it agree, if there is one. With --against a prediction or another log: the first differing
     event of each register. Exit status 1 when something differs.
 
+    An SEV-SNP guest has no log: LOG is then its report, and --against an image's directory. If the launch digest is
+    not predicted, other numbers and kinds of vCPUs are tried, and a launch without kernel hashes.
+
     \b
     Examples:
       privml-build explain ccel.bin
       privml-build explain ccel.bin --against quote.bin
       privml-build explain ccel.bin --against out/demo-cpu/prediction.json
+      privml-build explain report.bin --against out/demo-cpu
     """
     file = files.read(log)
+    if file.log is None and LAUNCH in file.description.registers and not file.shapes:
+        _launch(file, against, as_json=as_json)
+        return
+    if against is not None and against.is_dir():
+        against /= PREDICTION_FILE
     if file.log is None:
         raise UsageError(
             f"{log} is not an event log: {file.description.title}",
@@ -89,6 +100,34 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",
             hint="look at the first difference of each register: it changes the whole value",
+        )
+
+
+def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
+    """Compare the launch digest of an SNP report with an image's."""
+    if against is None or not against.is_dir():
+        raise UsageError(
+            f"{file.path} is {file.description.title}: its launch digest is explained by an image",
+            hint="add --against out/NAME, the directory of an image with firmware for snp",
+        )
+    # What an image needs takes longer to load than a log takes to read.
+    from privml.output import manifest as manifests
+    from privml.vm import snplaunch
+
+    manifest = manifests.read(against)
+    digest = file.description.registers[LAUNCH]
+    found = snplaunch.check(digest, against, manifest, read_prediction(against, manifest))
+    if as_json:
+        report = {"kind": file.description.kind, "path": str(file.path)}
+        print_json({"report": report, "registers": {LAUNCH: found.to_dict()}, "agrees": found.label is not None})
+    elif found.label is not None:
+        show(f"{LAUNCH}: agrees ({found.label})")
+    else:
+        show(f"{LAUNCH}: differs; {found.why}")
+    if found.label is None:
+        raise Differs(
+            f"the launch digest of {file.path} is not predicted for {manifest.name}",
+            hint="start the guest as predicted, or predict its machine: `measure --vcpus`, or a platform of its own",
         )
 
 

@@ -12,6 +12,9 @@ from privml.cli.completion import TARGET
 from privml.cli.described import print_description
 from privml.readers import files, source
 from privml.recipe.names import is_file_name
+from privml.recipe.tees import BUILT
+
+EVERY = "all"
 
 
 @click.command()
@@ -30,6 +33,13 @@ from privml.recipe.names import is_file_name
 @click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk.")
 @click.option(
     "--platform", metavar="NAME", help="Predict for this platform, such as a learnt one, instead of the recipe's."
+)
+@click.option(
+    "--tee",
+    type=click.Choice([*BUILT, EVERY]),
+    default=EVERY,
+    show_default=True,
+    help="Predict for the platforms of this TEE only; prediction.json has those of all.",
 )
 @click.option(
     "--disk-file",
@@ -58,6 +68,7 @@ def measure(
     boot: bool,
     disk: bool,
     platform: str | None,
+    tee: str,
     disk_file: Path | None,
     qemu: Path | None,
     replay: Path | None,
@@ -65,12 +76,15 @@ def measure(
     events: bool,
     as_json: bool,
 ) -> None:
-    """Predict MRTD and RTMR0..3 of an image, or say what a file is and what it measures to.
+    """Predict the registers of an image, or say what a file is and what it measures to.
 
-    TARGET is a recipe's name or the directory of a built image: its registers are predicted for each of its platforms
-    and machine sizes, and written to its prediction.json. Or it is a file (`-`: standard input), which is described:
-    TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM event log, a TDX quote or TDREPORT, JSON that
-    holds one of these, or ACPI and SMBIOS blobs from fw_cfg; compressed or as text too.
+    TARGET is a recipe's name or the directory of a built image. MRTD and RTMR0..3 of a TD, and the launch digest of
+    an SEV-SNP guest, are predicted for each of its platforms and machine sizes, and written to its prediction.json.
+    A launch digest depends on the number of vCPUs, but not on memory.
+
+    Or TARGET is a file (`-`: standard input), which is described: TDX or SEV-SNP firmware, a PE image, kernel or UKI,
+    a GPT disk, a CCEL or TPM event log, a TDX quote or TDREPORT, an SEV-SNP report, JSON that holds one of these, or
+    ACPI and SMBIOS blobs from fw_cfg; compressed or as text too.
 
     Each predicted event says how its rule is known: `hardware` (seen in the log or quote of a real TD), `tpm-boot`
     (seen in a boot of real firmware with a software TPM), `source` (read in source code only). A register shows the
@@ -81,6 +95,7 @@ def measure(
     Examples:
       privml-build measure demo-cpu
       privml-build measure demo-cpu --events
+      privml-build measure demo-cpu --tee snp --vcpus 1..64 --json
       privml-build measure demo-cpu --boot
       privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
       privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
@@ -94,6 +109,8 @@ def measure(
         raise UsageError("--disk needs --boot")
     if qemu is not None and not boot:
         raise UsageError("--qemu needs --boot")
+    if tee != EVERY and (boot or replay is not None or cross_check or platform is not None):
+        raise UsageError("--tee needs neither --boot, --replay, --cross-check nor --platform, which name a machine")
     if platform is not None and (replay is not None or cross_check):
         raise UsageError("--platform needs neither --replay nor --cross-check")
     if disk_file is not None and (platform is None or boot):
@@ -103,8 +120,10 @@ def measure(
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
     if is_file and not is_file_name(target):
-        if boot or any(one is not None for one in (vcpus, memory, replay, platform)):
-            raise UsageError(f"{target} is a file; --boot, --replay, --platform, --vcpus and --memory need an image")
+        if boot or tee != EVERY or any(one is not None for one in (vcpus, memory, replay, platform)):
+            raise UsageError(
+                f"{target} is a file; --boot, --replay, --platform, --tee, --vcpus and --memory need an image"
+            )
         print_description(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.
@@ -117,6 +136,7 @@ def measure(
         boot=boot,
         disk=disk,
         platform=platform,
+        tee=None if tee == EVERY else tee,
         disk_file=disk_file,
         qemu=qemu,
         replay=replay,

@@ -11,7 +11,7 @@ from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json, show
 from privml.events.event import Evidence, seen_words
-from privml.events.registers import MRTD, RTMR3, RTMRS, TDX_REGISTERS
+from privml.events.registers import MRTD, RTMR3
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
@@ -26,7 +26,8 @@ from privml.readers import files
 from privml.readers import replay as replays
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.loader import load_any_platform
-from privml.statement.launch import MeasuredLaunch
+from privml.recipe.platform import SNP
+from privml.statement.launch import BOUND, HASHED, OPEN, MeasuredLaunch, SnpMachine
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.vm import bootdisk, crosscheck, foreign
@@ -35,6 +36,13 @@ from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import place_of, platform_named
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import MachinePredictor, gce_launches, predicate_of, predict_image
+
+_ORDERS = ("single_pass", "two_pass")
+_STARTS = {
+    BOUND: "starts this image's kernel only",
+    HASHED: "checks the kernel, but could start other programs",
+    OPEN: "covers no kernel",
+}
 
 
 def measure_image(
@@ -45,6 +53,7 @@ def measure_image(
     boot: bool,
     disk: bool,
     platform: str | None,
+    tee: str | None,
     disk_file: Path | None,
     qemu: Path | None,
     replay: Path | None,
@@ -77,6 +86,11 @@ def measure_image(
         raise UsageError(f"--disk-file needs a platform of Google Compute Engine, and {platform} is a QEMU's")
     place = Workplace()
     other = None if platform is None else platform_named(platform, recipes_directory(found), manifest)
+    if boot and other is not None and other.tee == SNP:
+        raise UsageError(
+            f"platform {other.name}: an SNP guest cannot be started here, so no boot can be compared",
+            hint="leave out --boot to predict it",
+        )
     if boot:
         _boots(place, found, manifest, shapes or manifest.shapes[:1], (other, qemu), disk=disk, as_json=as_json)
         return
@@ -93,8 +107,9 @@ def measure_image(
             recipes_directory(found),
             shapes,
             [] if other is None else [other],
+            tee=tee,
         )
-    if not shapes and other is None:
+    if not shapes and other is None and tee is None:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     _show(predicate, shapes, events=events, as_json=as_json)
 
@@ -154,6 +169,9 @@ def _cross_check(
     rows: list[dict[str, Any]] = []
     for name in manifest.platforms:
         platform = load_platform(name, recipes_directory(found))
+        if platform.tee == SNP:
+            say(f"{name}: {crosscheck.PROGRAM} measures no SNP guests")
+            continue
         for shape in shapes:
             checks = predictor.cross_check(tool, platform, shape)
             rows.append(
@@ -177,12 +195,10 @@ def _cross_check(
 
 def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
     """One shape of a matrix: values and evidence, and the events when they are asked for."""
-    row: dict[str, Any] = {
-        "platform": shape.platform,
-        **shape.machine.to_dict(),
-        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.accepted(MRTD)), strict=False)),
-    }
-    row.update({register: shape.accepted(register)[0].hex() for register in RTMRS})
+    row: dict[str, Any] = {"platform": shape.platform, **shape.machine.to_dict()}
+    for register in shape.registers:
+        values = [value.hex() for value in shape.accepted(register)]
+        row[register] = dict(zip(_ORDERS, values, strict=False)) if register == MRTD else values[0]
     row["evidence"] = {register: level.value for register, level in shape.evidence().items()}
     if events:
         row["events"] = [event.to_dict() for event in shape.events]
@@ -194,23 +210,25 @@ def described(launches: Sequence[MeasuredLaunch], *, events: bool) -> list[str]:
     lines: list[str] = []
     for platform in dict.fromkeys(launch.platform for launch in launches):
         sizes = [launch for launch in launches if launch.platform == platform]
-        tables = [{name: _register(size, name, events=events) for name in TDX_REGISTERS} for size in sizes]
-        same = [name for name in TDX_REGISTERS if all(table[name] == tables[0][name] for table in tables)]
+        names = tuple(sizes[0].registers)
+        tables = [{name: _register(size, name, events=events) for name in names} for size in sizes]
+        same = [name for name in names if all(table[name] == tables[0][name] for table in tables)]
         common = same if len(sizes) > 1 else []
         if common:
             lines += [f"{platform}, all {len(sizes)} sizes", *(line for name in common for line in tables[0][name])]
         for size, table in zip(sizes, tables, strict=True):
-            lines += [size.label, *(line for name in TDX_REGISTERS if name not in common for line in table[name])]
+            lines += [size.label, *(line for name in names if name not in common for line in table[name])]
     return lines
 
 
 def by_purpose(predicate: Predicate) -> list[str]:
     """Lines with RTMR3 in documents for each purpose, if the image gives documents for several."""
-    if len(predicate.purposes) < 2:
+    extended = [launch for launch in predicate.launches if launch.runtime is not None]
+    if len(predicate.purposes) < 2 or not extended:
         return []
     lines = []
     for purpose, count in sorted(predicate.purposes.items(), key=lambda item: item[1]):
-        for value in sorted({predicate.runtime_of(launch, purpose).hex() for launch in predicate.launches}):
+        for value in sorted({predicate.runtime_of(launch, purpose).hex() for launch in extended}):
             lines.append(f"  {value}  {purpose}, after {count} of {len(predicate.agent_events)} agent events")
     return [f"{RTMR3} by the purpose of a document", *lines]
 
@@ -220,6 +238,8 @@ def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[st
     lines = []
     for number, value in enumerate(launch.accepted(register)):
         note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(launch, register)
+        if isinstance(launch.machine, SnpMachine):
+            note = f"{_STARTS[launch.machine.boot]}; no SNP machine has shown it"
         if level == Evidence.ENDORSED:
             note = "signed by the firmware's vendor"
         lines.append(f"  {register}  {value.hex()}  {level}  {note}".rstrip())

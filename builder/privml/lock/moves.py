@@ -52,8 +52,10 @@ def registers_of(lock: Lock | ToolsLock) -> tuple[str, ...]:
 
 
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
-    if _bytes(old.firmware_debs) != _bytes(new.firmware_debs):
-        note(FIRMWARE, "firmware")
+    for tee in sorted({*old.firmware, *new.firmware}):
+        one, two = (lock.firmware[tee].packages if tee in lock.firmware else () for lock in (old, new))
+        if _bytes(one) != _bytes(two):
+            note((register for register in FIRMWARE if register in shown(*REGISTERS[tee])), "firmware")
     kernel, guest = [], []
     for lock in (old, new):
         is_kernel = lock.base.record.distribution.kernel.is_kernel

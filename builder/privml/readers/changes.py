@@ -11,12 +11,13 @@ from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.logged import LoggedEvent
 from privml.events.meaning import meaning, shows_uki
-from privml.events.registers import ZERO, index_of_register
+from privml.events.registers import LAUNCH, ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, bank_name
 from privml.events.types import EV_SEPARATOR, type_name
 from privml.events.wording import as_event, describe, difference_line, explain_event, hashed, proven
 from privml.measure.compare import KnownDifference, known
+from privml.readers import launchsteps
 from privml.statement.launch import MeasuredLaunch
 
 Item = Event | LoggedEvent
@@ -39,6 +40,9 @@ class EventChange:
 
     def text(self, names: tuple[str, str], near: Sequence[EventChange] = ()) -> str:
         """One line for a person; ``names`` say whose events they are, ``near`` holds the other changes."""
+        if self.register == LAUNCH:
+            left, right = (one if isinstance(one, Event) else None for one in (self.left, self.right))
+            return launchsteps.line(left, right, names)
         others = [one.left for one in near if one.left is not None and one.register == self.register][:_NEAR]
         line = difference_line(self.register, self.position, self.left, self.right, names, others)
         return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
@@ -61,6 +65,10 @@ def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str
     for register in registers:
         ours = [event for event in left if event.register == register]
         theirs = [event for event in right if event.register == register]
+        if register == LAUNCH:
+            steps = launchsteps.moved(*([one for one in side if isinstance(one, Event)] for side in (ours, theirs)))
+            found += [EventChange(register, position, one, other, None) for one, other, position in steps]
+            continue
         for one, other, position in differences(ours, theirs):
             found.append(EventChange(register, position, one, other, _name(one, other, uki=uki)))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from privml.base.errors import UsageError
-from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
+from privml.events.registers import LAUNCH, MRTD, RTMR2, RTMR3, RTMRS, ZERO
 from privml.readers.changes import EventChange, Item, changes, nearest, one_change, other_digests, unproven
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
@@ -68,20 +68,31 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
         for key in dict.fromkeys([*ours, *theirs]):
             one, other = ours.get(key), theirs.get(key)
             if one is not None and other is not None:
-                found = tuple(changes(one.events, other.events, RTMRS))
-                yield Pair(one.label, found, mrtd_equal=one.registers[MRTD] == other.registers[MRTD])
+                found = tuple(changes(one.events, other.events, (*RTMRS, LAUNCH)))
+                yield Pair(one.label, found, mrtd_equal=one.registers.get(MRTD) == other.registers.get(MRTD))
             elif one is not None:
                 yield Pair(one.label, only_in=left.path)
             elif other is not None:
                 yield Pair(other.label, only_in=right.path)
     elif left.shapes:
-        shape = nearest(left.shapes, right.description.events)
+        shape = nearest(_with_logs(left), right.description.events)
         yield Pair(shape.label, tuple(changes(shape.events, right.items(), FIRMWARE_REGISTERS)))
     elif right.shapes:
-        shape = nearest(right.shapes, left.description.events)
+        shape = nearest(_with_logs(right), left.description.events)
         yield Pair(shape.label, tuple(changes(left.items(), shape.events, FIRMWARE_REGISTERS)))
     elif left.log is not None and right.log is not None:
         yield Pair("event logs", tuple(changes(*_shared(left.log, right.log), RTMRS)))
+
+
+def _with_logs(file: File) -> list[MeasuredLaunch]:
+    """The launches that a log can be compared with; ``UsageError`` if there is none."""
+    found = [launch for launch in file.shapes if LAUNCH not in launch.registers]
+    if not found:
+        raise UsageError(
+            f"{file.path} predicts launch digests of SNP guests only, and those have no log",
+            hint="compare it with another prediction, or with a report by `explain`",
+        )
+    return found
 
 
 def _key(shape: MeasuredLaunch) -> tuple[str, str, Machine]:
@@ -203,5 +214,5 @@ def with_events(file: File, other: File) -> EventCheck:
         return EventCheck(None, expected, tuple(changes(expected, ours, FIRMWARE_REGISTERS)))
     if file.log is not None:
         _need_sha384(file.log)
-    shape = nearest(other.shapes, file.description.events)
+    shape = nearest(_with_logs(other), file.description.events)
     return EventCheck(shape, shape.events, tuple(changes(shape.events, file.items(), FIRMWARE_REGISTERS)))

@@ -234,11 +234,12 @@ def _prediction(path: Path, data: bytes) -> File:
             raise MeasurementError(f"{path}: not a prediction: {error.message}") from error
     shapes = ", ".join(shape.label for shape in found.launches)
     first = found.launches[0] if len(found.launches) == 1 else None
+    values = {} if first is None else {name: first.accepted(name) for name in first.registers}
     description = Description(
         "prediction",
         f"prediction of {found.name} ({found.variant})",
-        mrtd=dict(zip(("single_pass", "two_pass"), first.accepted(MRTD), strict=False)) if first else {},
-        registers={name: first.accepted(name)[0] for name in RTMRS if first.accepted(name)} if first else {},
+        mrtd=dict(zip(("single_pass", "two_pass"), values.pop(MRTD, ()), strict=False)),
+        registers={name: accepted[0] for name, accepted in values.items() if accepted},
         events=first.events if first else (),
         facts={"shapes": shapes},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -168,7 +169,11 @@ IRQCHIP = "kernel_irqchip"
 SNP = "snp"
 _OF_TDX = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
 # How each platform-dependent register of a TEE is determined; the others depend only on the image.
-KNOWN_BY = {"tdx": _OF_TDX, SNP: {LAUNCH: ("firmware",)}, NO_TEE: _OF_TDX}
+KNOWN_BY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "tdx": _OF_TDX,
+    SNP: {LAUNCH: ("firmware",)},
+    NO_TEE: _OF_TDX,
+}
 _REGISTERS = tuple(dict.fromkeys(register for of_tee in KNOWN_BY.values() for register in of_tee))
 _SNP_ACTIVE = 1
 
@@ -292,7 +297,9 @@ class PlatformFile(Section):
     @field_validator("registers")
     @classmethod
     def _known(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        known_by = KNOWN_BY.get(info.data.get("tee", ""), value)
+        known_by = KNOWN_BY.get(info.data.get("tee", ""))
+        if known_by is None:  # what is wrong with the TEE was said
+            return value
         if set(value) != set(known_by):
             raise ValueError(f"got {', '.join(sorted(value)) or 'nothing'}, expected {' and '.join(known_by)}")
         for register, known in value.items():

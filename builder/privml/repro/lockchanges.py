@@ -23,8 +23,8 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
     tees = sorted({*a.firmware, *b.firmware})
     for tee in tees:
-        debs = (lock.firmware[tee].packages if tee in lock.firmware else () for lock in (a, b))
-        found += limited(_inputs("firmware package", *debs), [tee])
+        one, two = (lock.firmware[tee].packages if tee in lock.firmware else () for lock in (a, b))
+        found += limited(_inputs("firmware package", one, two), [tee])
     found += _inputs("driver package", a.driver_files, b.driver_files)
     found += _inputs("compiler package", a.compiler_debs, b.compiler_debs)
     found += _inputs("wheel", a.python, b.python)

@@ -13,7 +13,7 @@ from privml.output.manifest import Manifest
 from privml.vm.compared import ComparedBoot, boot
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch
-from privml.vm.platforms import platform as load_platform
+from privml.vm.platforms import startable
 from privml.vm.predicted import MachinePredictor
 from privml.vm.qtest import Qemu
 
@@ -44,7 +44,7 @@ class Bench:
         self._manifest = manifest
         self._recipes = recipes
         self._qemu = qemu
-        self.platform: Platform = replace(platform or load_platform(manifest.platforms[0], recipes), tpm=True)
+        self.platform: Platform = replace(platform or startable(recipes, manifest), tpm=True)
         self._as_td = MachinePredictor(tools, cache, directory, manifest)
         self._as_booted = MachinePredictor(tools, cache, directory, manifest)
         self._as_booted.use_qemu(qemu)

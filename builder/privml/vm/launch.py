@@ -12,7 +12,7 @@ from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
 from privml.vm import simulation
 from privml.vm.machine import Launch
-from privml.vm.platforms import platform as load_platform
+from privml.vm.platforms import startable
 
 
 def launch_of(
@@ -23,12 +23,12 @@ def launch_of(
     platform: Platform | None = None,
     size: Size | None = None,
 ) -> Launch:
-    """By default the first platform and size of ``manifest``. Artefacts are checked first.
+    """By default the first platform that can be started here, and the first size. Artefacts are checked first.
 
     A development guest simulates an SNP guest on a platform of those, and else a TD.
     """
     check_artefacts(directory, manifest.artefacts)
-    chosen = platform or load_platform(manifest.platforms[0], recipes)
+    chosen = platform or startable(recipes, manifest)
     firmware = manifest.firmware_for(chosen.tee).file
     launch = Launch(
         directory,

@@ -46,9 +46,29 @@ def platform_named(name: str, directory: Path, manifest: Manifest) -> Platform:
     return found
 
 
+def startable(directory: Path, manifest: Manifest) -> Platform:
+    """The first platform of ``manifest`` whose machine can be started here; ``UsageError`` if there is none.
+
+    The firmware of an SNP guest starts nothing without the kernel hashes that its VMM puts into the guest's memory,
+    and QEMU does so for a real SNP guest only.
+    """
+    own = [platform(name, directory) for name in manifest.platforms]
+    found = next((one for one in own if one.tee != SNP), None)
+    if found is None:
+        raise UsageError(
+            f"{manifest.name} is for SNP guests only ({', '.join(manifest.platforms)}), and none can be started here",
+            hint="a development image with a platform of TDX can be tried anywhere",
+        )
+    return found
+
+
 def td_platform(name: str | None, directory: Path, manifest: Manifest) -> Platform:
-    """The platform ``name``, else the first of ``manifest``; ``UsageError`` if it is not one of TDs."""
-    found = platform(manifest.platforms[0], directory) if name is None else platform_named(name, directory, manifest)
+    """The platform ``name``, else the first of ``manifest`` that is one of TDs; ``UsageError`` if it is not one."""
+    if name is None:
+        own = [platform(one, directory) for one in manifest.platforms]
+        found = next((one for one in own if one.tee == TEE), own[0])
+    else:
+        found = platform_named(name, directory, manifest)
     if found.tee != TEE:
         raise UsageError(f"platform {found.name} is not one of TDs", hint="name another with --platform")
     return found

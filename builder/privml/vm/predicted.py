@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import MeasurementError, UsageError
 from privml.base.sizes import PLAIN_VCPUS
 from privml.events.event import Evidence
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
@@ -73,9 +73,7 @@ class SnpPredictor:
 
     def launches(self, platform: Platform, sizes: Iterable[Size]) -> list[MeasuredLaunch]:
         """A launch for each number of processors among ``sizes``."""
-        return [
-            snp.predict(self.launcher, platform, vcpus, self._boot, self._origins) for vcpus in snp.sizes(sizes)
-        ]
+        return [snp.predict(self.launcher, platform, vcpus, self._boot, self._origins) for vcpus in snp.sizes(sizes)]
 
 
 def hashes_of(manifest: Manifest) -> KernelHashes:
@@ -198,13 +196,18 @@ def predict_image(
     recipes: Path,
     shapes: Iterable[Size] = (),
     platforms: Iterable[Platform] = (),
+    *,
+    tee: str | None = None,
 ) -> Predicate:
-    """Predicate v2 of the image in ``directory``, by default on its own platforms and shapes."""
+    """Predicate v2 of the image in ``directory``, by default on its own platforms and shapes.
+
+    With ``tee`` on those of its platforms whose launches are of that TEE; ``UsageError`` if there is none.
+    """
     check_artefacts(directory, manifest.artefacts)
     predictor = MachinePredictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
-    for platform in tuple(platforms) or [platform_of(name, recipes) for name in manifest.platforms]:
+    for platform in tuple(platforms) or _of_tee(manifest, recipes, tee):
         if isinstance(platform, GcePlatformFile):
             measured += gce_launches(platform, Store(cache), directory, manifest, chosen)
         elif platform.tee == snp.TEE:
@@ -212,6 +215,18 @@ def predict_image(
         else:
             measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return predicate_of(manifest, measured)
+
+
+def _of_tee(manifest: Manifest, recipes: Path, tee: str | None) -> list[Platform | GcePlatformFile]:
+    """The image's platforms; a machine without a TEE is one of TDX, whose registers its TPM stands in for."""
+    every = [platform_of(name, recipes) for name in manifest.platforms]
+    found = [one for one in every if tee is None or (one.tee or TEE) == tee]
+    if not found:
+        raise UsageError(
+            f"{manifest.name} has no platform of {tee}, only {', '.join(manifest.platforms)}",
+            hint="name one of it with --platform, or add it to the recipe and build again",
+        )
+    return found
 
 
 def platform_of(name: str, recipes: Path) -> Platform | GcePlatformFile:

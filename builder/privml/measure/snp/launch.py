@@ -62,10 +62,15 @@ class Launcher:
 
     def digest(self, vcpus: int, *, signature: int, features: int = vmsa.SNP_ACTIVE) -> bytes:
         """The launch digest (48 bytes) with ``vcpus`` processors of the CPUID ``signature``."""
-        found = self._prefix[-1].digest
-        for area in self._areas(vcpus, signature, features):
-            found = extend(found, PageType.VMSA, VMSA_GPA, area)
+        *_, found = self.growing(vcpus, signature=signature, features=features)
         return found
+
+    def growing(self, most: int, *, signature: int, features: int = vmsa.SNP_ACTIVE) -> Iterator[bytes]:
+        """The launch digest with 1, 2, .. ``most`` processors; each is one step after the other."""
+        found = self._prefix[-1].digest
+        for area in self._areas(most, signature, features):
+            found = extend(found, PageType.VMSA, VMSA_GPA, area)
+            yield found
 
     def steps(self, vcpus: int, *, signature: int, features: int = vmsa.SNP_ACTIVE) -> tuple[Event, ...]:
         """Every step of `digest`: an event's digest is that of the launch after its pages.

@@ -1,0 +1,267 @@
+"""An image for SNP guests: predicted, verified against its directory, explained, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import ssl
+from pathlib import Path
+
+import attestation_samples as samples
+import pytest
+import snp_image
+import snp_samples
+from snp_firmware import firmware
+from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
+
+from privml.base.errors import MeasurementError, UsageError
+from privml.cli import measure_image
+from privml.events.registers import LAUNCH
+from privml.machine.platform import Size
+from privml.measure.snp.hashes import KernelHashes
+from privml.measure.snp.launch import Launcher
+from privml.output import manifest as manifests
+from privml.output.prediction import read_prediction
+from privml.recipe.loader import shipped
+from privml.sim import snpreport as sim
+from privml.statement.launch import BOUND, HASHED, SnpMachine
+from privml.vm import predicted
+from privml.vm.platforms import platform, startable, td_platform
+from privml.vm.predicted import SnpPredictor, hashes_of
+
+MILAN = 0xA00F11
+BASE = ("verify", "doc.json", "--nonce", samples.NONCE.hex(), "--spki", samples.SPKI.hex(), "--json")
+SIMULATED = ("--allow-simulated", "ark.pem", "--policy", "policy.json")
+FLOOR = {"product": "Genoa", "fmc": 0, "bl": 10, "tee": 0, "snp": 23, "ucode": 84}
+POLICY = {"format": "privml-policy/v1", "snp": {"allow_unmeasured_acpi": True, "min_tcb": [FLOOR]}}
+
+
+@pytest.fixture
+def folder(place: Path) -> Path:  # noqa: F811
+    """An image, another one with a UKI of its own, a policy, and the simulation's root."""
+    (place / "ark.pem").write_text(ssl.DER_cert_to_PEM_cert(snp_samples.ROOT))
+    (place / "policy.json").write_text(json.dumps(POLICY))
+    snp_image.image(place / "out/other", b"another UKI")
+    snp_image.image(place / "out/demo-cpu")
+    return place / "out/demo-cpu"
+
+
+def digest(folder: Path, vcpus: int, signature: int = 0xA10F10, **changes: object) -> bytes:
+    manifest = manifests.read(folder)
+    hashes = changes.pop("hashes", hashes_of(manifest))
+    assert hashes is None or isinstance(hashes, KernelHashes)
+    return Launcher(firmware(), hashes).digest(
+        vcpus, signature=signature, features=int(str(changes.get("features", 1)))
+    )
+
+
+def verdict(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, set[str]]:
+    done = Outcome(capsys, *BASE, *words)
+    return done.code, {each["code"] for each in json.loads(done.stdout)["refusals"]}
+
+
+def test_a_document_of_the_image_is_accepted_as_simulated_and_of_another_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    launch = read_prediction(folder, manifests.read(folder)).launches[-1]
+    for vcpus in (2, 4):
+        made = snp_samples.document({0x90: digest(folder, vcpus)})
+        Path("doc.json").write_bytes(made.encode())
+        assert verdict(capsys, "--expect", "out/demo-cpu", *SIMULATED) == (10, set())
+    assert launch.accepted(LAUNCH) == (digest(folder, 4),)
+    # Without a policy that names them, unmeasured ACPI tables are refused.
+    alone = ("--expect", "out/demo-cpu", *SIMULATED[:2])
+    assert verdict(capsys, *alone) == (8, {"acpi-unmeasured", "reported-tcb"})
+    assert verdict(capsys, *alone[:2])[0] == 8
+    assert verdict(capsys, "--expect", "out/other", *SIMULATED) == (8, {"launch"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vcpus": 3},
+        {"vcpus": 2, "signature": MILAN},
+        {"vcpus": 2, "features": 0x21},
+        {"vcpus": 2, "hashes": None},
+        {"vcpus": 2, "hashes": KernelHashes.of_uki(bytes(32))},
+    ],
+    ids=["vcpus", "processor", "features", "no hashes", "kernel"],
+)
+def test_each_other_machine_or_kernel_is_refused(
+    changed: dict[str, object], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    made = snp_samples.document({0x90: digest(folder, **changed)})  # type: ignore[arg-type]
+    Path("doc.json").write_bytes(made.encode())
+    assert verdict(capsys, "--expect", "out/demo-cpu", *SIMULATED) == (8, {"launch"})
+
+
+def test_firmware_that_the_build_did_not_change_does_not_bind_what_it_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = {}
+    for derived in (True, False):
+        manifest = snp_image.image(folder, derived=derived)
+        (machine,) = {
+            launch.machine for launch in SnpPredictor(folder, manifest).launches(snp_image.PLATFORM, [Size(1, 0)])
+        }
+        assert isinstance(machine, SnpMachine)
+        boots[derived] = machine.boot
+    assert boots == {True: BOUND, False: HASHED}
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    Path("doc.json").write_bytes(snp_samples.document({0x90: digest(folder, 2)}).encode())
+    assert verdict(capsys, "--expect", "out/demo-cpu", *SIMULATED) == (8, {"snp-boot-unbound"})
+
+
+def test_launches_are_those_of_the_numbers_of_vcpus(folder: Path) -> None:
+    manifest = manifests.read(folder)
+    found = SnpPredictor(folder, manifest).launches(snp_image.PLATFORM, [Size(4, 1), Size(2, 1), Size(4, 2)])
+    assert [launch.machine.vcpus for launch in found] == [4, 2]
+    assert found[0].events[0].origin == "the firmware"
+    without = dataclasses.replace(manifest, firmware={"tdx": manifest.firmware["tdx"]})
+    with pytest.raises(MeasurementError, match="no firmware for snp"):
+        SnpPredictor(folder, without)
+
+
+def test_the_platforms_of_one_tee_are_chosen(folder: Path) -> None:
+    manifest = manifests.read(folder)
+    chosen = {tee: [one.name for one in predicted._of_tee(manifest, shipped(), tee)] for tee in (None, "tdx", "snp")}
+    assert chosen == {
+        None: ["qemu-11-q35", "qemu-11-q35-snp"], "tdx": ["qemu-11-q35"], "snp": ["qemu-11-q35-snp"],
+    }  # fmt: skip
+    alone = dataclasses.replace(manifest, platforms=("qemu-11-q35-tpm",))
+    assert [one.name for one in predicted._of_tee(alone, shipped(), "tdx")] == ["qemu-11-q35-tpm"]
+    with pytest.raises(UsageError, match="demo-cpu has no platform of snp, only qemu-11-q35-tpm"):
+        predicted._of_tee(alone, shipped(), "snp")
+
+
+def test_what_is_started_here_is_never_an_snp_guest(folder: Path) -> None:
+    manifest = dataclasses.replace(manifests.read(folder), platforms=("qemu-11-q35-snp", "qemu-11-q35"))
+    assert startable(shipped(), manifest).name == "qemu-11-q35"
+    assert td_platform(None, shipped(), manifest).name == "qemu-11-q35"
+    alone = dataclasses.replace(manifest, platforms=("qemu-11-q35-snp",))
+    with pytest.raises(UsageError, match=r"is for SNP guests only \(qemu-11-q35-snp\), and none can be started here"):
+        startable(shipped(), alone)
+    with pytest.raises(UsageError, match="is not one of TDs"):
+        td_platform(None, shipped(), alone)
+
+
+def test_launches_of_both_tees_are_listed(folder: Path) -> None:
+    launches = read_prediction(folder, manifests.read(folder)).launches
+    lines = measure_image.described(launches, events=False)
+    start = lines.index("qemu-11-q35-snp, 2 vcpus, CPU 0xa10f10")
+    assert lines[start + 1] == (
+        f"  launch  {digest(folder, 2).hex()}  source  starts this image's kernel only; no SNP machine has shown it"
+    )
+    assert any(line.split()[0] == "mrtd" for line in lines[:start])
+    row = measure_image._matrix_row(launches[-1], events=True)
+    assert (row["launch"], row["vcpus"], row["evidence"]) == (digest(folder, 4).hex(), 4, {"launch": "source"})
+    assert [event["origin"] for event in row["events"]][-1] == "vCPU 3"
+
+
+def report(folder: Path, name: str, value: bytes) -> str:
+    Path(name).write_bytes(sim.make_report(value, bytes(64)))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"vcpus": 8}, "vCPUs: the digest is that of this image with 8 vCPUs of EPYC-Genoa, SEV_FEATURES 0x1"),
+        ({"vcpus": 1, "signature": MILAN}, "with 1 vCPU of EPYC-Milan, SEV_FEATURES 0x1"),
+        ({"vcpus": 2, "features": 0x21}, "with 2 vCPUs of EPYC-Genoa, SEV_FEATURES 0x21"),
+        (
+            {"vcpus": 2, "hashes": None},
+            "the kernel hashes: the digest is that of this firmware with no kernel at all",
+        ),
+        ({"vcpus": 2, "hashes": KernelHashes.of_uki(bytes(32))}, "the firmware, the kernel hashes or the VMM"),
+    ],
+    ids=["vcpus", "processor", "features", "no hashes", "kernel"],
+)
+def test_a_report_is_explained_by_the_image(
+    changed: dict[str, object], why: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(folder, "report.bin", digest(folder, **changed))  # type: ignore[arg-type]
+    done = Outcome(capsys, "explain", "report.bin", "--against", "out/demo-cpu")
+    assert done.code == 1
+    assert done.stdout.startswith("launch: differs; ") and why in done.stdout
+
+
+def test_a_report_of_a_predicted_machine_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(folder, "report.bin", digest(folder, 4))
+    done = Outcome(capsys, "explain", "report.bin", "--against", "out/demo-cpu")
+    assert (done.code, done.stdout) == (0, "launch: agrees (qemu-11-q35-snp, 4 vcpus, CPU 0xa10f10)\n")
+    told = json.loads(Outcome(capsys, "explain", "report.bin", "--against", "out/demo-cpu", "--json").stdout)
+    assert told["agrees"] and told["registers"]["launch"]["equal"]
+    for words in ((), ("--against", "out/demo-cpu/prediction.json")):
+        alone = Outcome(capsys, "explain", "report.bin", *words)
+        assert alone.code == 2 and "is explained by an image" in alone.stderr
+
+
+def test_two_predictions_differ_by_the_steps_that_add_something_else(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = ("out/demo-cpu/prediction.json", "out/other/prediction.json")
+    done = Outcome(capsys, "diff", *predictions)
+    moved = [line for line in done.stdout.splitlines() if "LAUNCH" in line]
+    kernels = [manifests.read(Path(name).parent).artefacts["uki.efi"].sha256 for name in predictions]
+    assert (
+        moved
+        == [
+            f"  LAUNCH: difference in the kernel hashes: kernel {kernels[0]}, no initrd, no command line (A), "
+            f"kernel {kernels[1]}, no initrd, no command line (B)"
+        ]
+        * 2
+    )
+    assert done.code == 1
+    told = json.loads(Outcome(capsys, "diff", *predictions, "--json").stdout)
+    assert [len(shape["differences"]) for shape in told["shapes"]] == [0, 0, 1, 1]
+
+
+def test_a_prediction_of_snp_guests_alone_is_described_and_has_no_log(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = manifests.read(folder)
+    whole = read_prediction(folder, manifest)
+    from privml.output.prediction import write_prediction
+
+    write_prediction(folder, manifest, dataclasses.replace(whole, launches=whole.launches[-1:]))
+    done = Outcome(capsys, "measure", "out/demo-cpu/prediction.json", "--events")
+    assert done.code == 0 and f"launch  {digest(folder, 4).hex()}" in done.stdout
+    assert "vCPU 3" in done.stdout
+    Path("ccel.bin").write_bytes(samples.boot_log(samples.extends(2 << 30)))
+    for words in (("explain", "ccel.bin", "--against"), ("diff", "ccel.bin")):
+        refused = Outcome(capsys, *words, "out/demo-cpu/prediction.json")
+        assert refused.code == 2 and "predicts launch digests of SNP guests only" in refused.stderr
+
+
+def test_a_log_is_explained_by_the_launches_that_have_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ccel.bin").write_bytes(samples.boot_log(samples.extends(2 << 30)))
+    for where in ("out/demo-cpu/prediction.json", "out/demo-cpu"):
+        done = Outcome(capsys, "explain", "ccel.bin", "--against", where)
+        assert "prediction for qemu-11-q35, 2 vcpus, 2048 MiB" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("measure", "out/demo-cpu", "--tee", "snp", "--boot"), "--tee needs neither --boot"),
+        (("measure", "out/demo-cpu", "--tee", "snp", "--platform", "x"), "--tee needs neither --boot"),
+        (("measure", "out/demo-cpu", "--tee", "cca"), "'cca'"),
+        (("measure", "ark.pem", "--tee", "snp"), "--tee, --vcpus and --memory need an image"),
+        (
+            ("measure", "out/demo-cpu", "--boot", "--platform", "qemu-11-q35-snp"),
+            "an SNP guest cannot be started here, so no boot can be compared",
+        ),
+    ],
+)
+def test_a_tee_that_cannot_be_measured_so_is_refused(
+    words: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Outcome(capsys, *words)
+    assert done.code == 2 and said in done.stderr
+
+
+def test_a_platform_of_snp_guests_is_read_by_name() -> None:
+    assert platform("qemu-11-q35-snp", shipped()) == snp_image.PLATFORM
