@@ -21,6 +21,7 @@ from privml.image.tools import ToolsTree
 from privml.vm.ask import request
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch, Machine, started
+from privml.vm.platforms import platform
 
 FOLDER = ROOT / "out/demo-keys"
 WAIT = 300.0
@@ -34,7 +35,9 @@ def image_with_key(simulation: Simulation) -> tuple[Owner, Path, Launch]:
     with step("Building an image with an encrypted model"):
         image = encrypted_image(FOLDER / "recipes", FOLDER / "image", owner)
     owner.allow(1, image)
-    return owner, image, launch_of(image, resolve(str(image)).manifest(), FOLDER / "recipes")
+    recipes = FOLDER / "recipes"
+    machine = platform(simulation.platform, recipes)
+    return owner, image, launch_of(image, resolve(str(image)).manifest(), recipes, platform=machine)
 
 
 def await_request(machine: Machine) -> None:
