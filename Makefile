@@ -1,6 +1,7 @@
 # privml-build: every target does the set-up that it needs. `make help` lists them.
 
 NAME ?= demo-cpu
+TEE ?= tdx
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,8 +53,8 @@ check-full: venv ## everything that `check` does, over all shapes and tampers
 check-gpu: venv ## driver and vLLM: images, boots, launchers of kernels (an hour or two, 45 GB of disk; not a part of the others)
 	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py tests/real/test_runfile.py tests/real/test_vllm.py --durations=0
 
-demo: venv ## accept the honest image, refuse the tampered ones
-	@$(BIN)/python -m tests.real.demo
+demo: venv ## accept the honest image, refuse the tampered ones (TEE=snp: under a simulated SEV-SNP)
+	@TEE=$(TEE) $(BIN)/python -m tests.real.demo
 
 bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds too)
 	@$(BIN)/python -m benchmarks.run

@@ -25,23 +25,24 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.real.conftest import ROOT, privml, succeeded
 from tests.real.leaks import core_allowed
 from tests.real.serviceprogram import command
+from tests.real.simulation import TDX, Simulation
 
 from privml.recipe.loader import shipped
 
 NAME = "demo-keys"
 MODEL = "model/smollm2"
 LATER = "2099-01-01T00:00:00Z"
-SIMULATED_ROOT = ROOT / "builder/privml/sim/pki/root.pem"
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """An owner of one resource with a broker of its own; all its files are in ``folder``."""
+    """An owner of one resource with a broker of its own; all its files are in ``folder``. Guests are simulated."""
 
     name: str
     resource: str
     folder: Path
+    simulation: Simulation = TDX
 
     @property
     def store(self) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ class Owner:
         policy, signed = self.folder / f"policy-{serial}.json", self.folder / f"policy-{serial}.dsse"
         named = [word for image in images for word in ("--image", str(image))]
         words = ("--resource", self.resource, "--broker", self.public, "--serial", str(serial))
-        words += ("--not-after", until, "--simulated", *more)
+        words += ("--not-after", until, "--simulated", *self.simulation.release, *more)
         self.keys("policy", "new", *words, *named, "-o", str(policy))
         self.keys("policy", "sign", str(policy), "--key", str(self.folder / "owner.pem"))
         self.keys("policy", "add", str(signed), *self.store)
@@ -110,8 +111,7 @@ class Owner:
             port = probe.getsockname()[1]
         command = [
             str(Path(sys.executable).with_name("privml-build")), "keys", "serve", *self.store,
-            "--expect", str(image.resolve()), "--allow-simulated", str(SIMULATED_ROOT),
-            "--listen", f"127.0.0.1:{port}",
+            "--expect", str(image.resolve()), *self.simulation.accept, "--listen", f"127.0.0.1:{port}",
         ]  # fmt: skip
         process = subprocess.Popen(
             command,
@@ -174,8 +174,8 @@ def encrypted_image(folder: Path, out: Path, weights: Owner, data: Owner | None 
         "extends": "./demo-cpu.yaml",
         "description": "The demo's image with encrypted volumes.",
         "variant": "development",
-        "firmware": {"tdx": {"package": "ovmf-generic"}},
-        "platforms": ["qemu-11-q35-tpm"],
+        "firmware": weights.simulation.firmware,
+        "platforms": [weights.simulation.platform],
         "inference": yaml.safe_load((folder / "demo-cpu.yaml").read_text())["inference"],
         "keys": {"brokers": brokers},
     }

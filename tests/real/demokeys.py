@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.real.brokers import MODEL, Owner, delivered, encrypted_image
 from tests.real.conftest import ROOT
 from tests.real.levers import append, pulled
+from tests.real.simulation import Simulation
 
 from privml.base.errors import HostError
 from privml.base.steps import step
@@ -20,20 +21,23 @@ from privml.image.tools import ToolsTree
 from privml.vm.ask import request
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch, Machine, started
+from privml.vm.platforms import platform
 
 FOLDER = ROOT / "out/demo-keys"
 WAIT = 300.0
 WANTED = "/.well-known/privml-key-request"
 
 
-def image_with_key() -> tuple[Owner, Path, Launch]:
+def image_with_key(simulation: Simulation) -> tuple[Owner, Path, Launch]:
     """An owner with a broker, an image whose model is encrypted, and how to start it."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    owner = Owner("weights", MODEL, FOLDER / "weights")
+    owner = Owner("weights", MODEL, FOLDER / "weights", simulation)
     with step("Building an image with an encrypted model"):
         image = encrypted_image(FOLDER / "recipes", FOLDER / "image", owner)
     owner.allow(1, image)
-    return owner, image, launch_of(image, resolve(str(image)).manifest(), FOLDER / "recipes")
+    recipes = FOLDER / "recipes"
+    machine = platform(simulation.platform, recipes)
+    return owner, image, launch_of(image, resolve(str(image)).manifest(), recipes, platform=machine)
 
 
 def await_request(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import ROOT, privml, rebuilt, succeeded
-from tests.real.demo import SIMULATED_ROOT
+from tests.real.simulation import SIMULATED_ROOT
 from tests.real.test_channel import built_tree, vectors
 from tests.unit.nvml_fake import reader_code, reader_service
 

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 from tests.real import leaks
-from tests.real.brokers import CLAIMS, MODEL, SIMULATED_ROOT, Owner, delivered, encrypted_image
+from tests.real.brokers import CLAIMS, MODEL, Owner, delivered, encrypted_image
 from tests.real.conftest import ROOT, privml, succeeded
 from tests.real.leaks import CORE_PATTERN, captured, core_allowed, cores
 from tests.real.levers import append, pulled
+from tests.real.simulation import SIMULATED_ROOT
 
 from privml.base.errors import HostError
 from privml.base.strictjson import b64, unb64

@@ -20,9 +20,10 @@ import openai
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.real.conftest import privml
-from tests.real.demo import PROMPT, READY, SIMULATED_ROOT, proxied
+from tests.real.demo import PROMPT, READY, proxied
 from tests.real.levers import monitor
 from tests.real.meddler import Meddler, running
+from tests.real.simulation import SIMULATED_ROOT
 
 from privml.base import dsse
 from privml.channel.kem import KEMS, usable

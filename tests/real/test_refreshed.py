@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import ROOT, only_full, succeeded
-from tests.real.demo import SIMULATED_ROOT
+from tests.real.simulation import SIMULATED_ROOT
 
 from privml.base.files import sha256_file
 from privml.lock.lockfile import read_lock, read_tools_lock, write_lock

@@ -97,9 +97,60 @@ def test_a_connection_that_is_cut_at_the_end_begins_no_request() -> None:
     room = Admission(1, 0)
     begun: list[bool] = []
     slot = a_slot(room, "192.0.2.1", lambda: begun.append(slot.busy()))
+    slot.asking()
     slot.idle()
     assert room.settle(0.0)
     assert begun == [False] and not slot.busy()
+
+
+def settling(room: Admission, seconds: float) -> list[bool]:
+    """The result of `Admission.settle` in another thread, once it is there."""
+    ended: list[bool] = []
+    threading.Thread(target=lambda: ended.append(room.settle(seconds)), daemon=True).start()
+    until(lambda: room.closing)
+    return ended
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not wanted():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shaken", [False, True])
+def test_a_connection_that_has_had_no_request_may_begin_one_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, *, shaken: bool
+) -> None:
+    monkeypatch.setattr(admission, "FIRST", SOON)
+    cut: list[str] = []
+    room = Admission(1, 0)
+    earlier = a_slot(room, "192.0.2.1", lambda: cut.append("earlier"))
+    earlier.asking()
+    earlier.idle()
+    fresh = a_slot(room, "192.0.2.2", lambda: cut.append("fresh"))
+    if shaken:
+        fresh.idle()
+    ended = settling(room, 2 * SOON)
+    until(lambda: cut == ["earlier"])
+    fresh.asking()
+    assert fresh.busy() and not ended
+    fresh.leave()
+    until(lambda: ended == [True])
+    assert cut == ["earlier"]
+
+
+def test_connections_that_never_ask_hold_up_the_end_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "FIRST", 0.05)
+    cut: list[str] = []
+    room = Admission(1, 0)
+    a_slot(room, "192.0.2.1", lambda: cut.append("handshake"))
+    silent = a_slot(room, "192.0.2.2", lambda: cut.append("silent"))
+    silent.idle()
+    begun = time.monotonic()
+    assert room.settle(2 * SOON)
+    assert 0.05 <= time.monotonic() - begun < SOON
+    assert cut == ["silent"] and not silent.busy()
 
 
 def test_an_address_has_only_so_many_handshakes_and_gets_them_back() -> None:
@@ -539,14 +590,21 @@ def test_a_server_that_is_stopped_ends_its_answers_first() -> None:
         made.start_server()
         assert made.boot().run(), made.said
         made.engine.hold.clear()
-        idle = made.connect()
-        connection = http.client.HTTPSConnection("127.0.0.1", made.config.listen, timeout=10)
-        connection.sock = made.connect()
+        idle, fresh, connection = (
+            http.client.HTTPSConnection("127.0.0.1", made.config.listen, timeout=10) for _ in range(3)
+        )
+        for each in (idle, fresh, connection):
+            each.sock = made.connect()
+        idle.request("GET", "/healthz")
+        idle.getresponse().read()
         connection.request("POST", CHAT, STREAM, {"content-type": "application/json"})
         response = connection.getresponse()
         made.server.send_signal(signal.SIGTERM)
-        assert seconds_to_end(idle) < SOON
+        assert seconds_to_end(idle.sock) < SOON
         idle.close()
+        fresh.request("POST", CHAT, BODY)  # nothing was asked on it before
+        assert fresh.getresponse().status == 503
+        fresh.close()
         assert made.json("/readyz") == (503, {"ready": False})
         status, headers, body = made.request("POST", CHAT, BODY)
         assert (status, headers["retry-after"], json.loads(body)["error"]["code"]) == (503, "5", "stopping")

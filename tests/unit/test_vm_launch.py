@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import snp_firmware
 from test_image_manifest import on_one_disk, sample, without_model
 from vm_fake import tools_with
 
@@ -17,11 +18,12 @@ from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
 from privml.machine.platform import Device, Size
 from privml.measure import mrtd
 from privml.recipe.loader import shipped
-from privml.vm import accelerator, launch, swtpm
-from privml.vm.launch import SIM_MRTD, launch_of
+from privml.vm import accelerator, simulation, swtpm
+from privml.vm.launch import launch_of
 from privml.vm.machine import Launch, started
 from privml.vm.platforms import platform
 from privml.vm.process import Child
+from privml.vm.simulation import SIM_LAUNCH, SIM_MRTD
 
 FAKE_SANDBOX = """
 import json, pathlib, sys, time
@@ -116,7 +118,65 @@ def test_only_a_development_guest_gets_a_simulated_platform(folder: Path, monkey
     assert launch_of(folder, made, shipped()).fw_cfg == {}
     found = launch_of(folder, replace(made, variant="development"), shipped())
     assert found.fw_cfg == {SIM_MRTD: (b"\x01" + b"fir").hex().encode()}
-    assert launch.simulation(folder / "firmware.fd") == found.fw_cfg
+    assert not found.simulates_snp
+
+
+def snp_guest(folder: Path, variant: str = "development") -> Launch:
+    """A launch on a platform of SNP guests, of an image whose firmware starts both kinds of guest."""
+    made = sample(folder)
+    made = replace(made, variant=variant, firmware={**made.firmware, "snp": made.firmware["tdx"]})
+    return launch_of(folder, made, shipped(), platform=platform("qemu-11-q35-snp", shipped()))
+
+
+def test_a_guest_on_a_platform_of_snp_guests_simulates_one(folder: Path) -> None:
+    found = snp_guest(folder)
+    assert (found.simulates_snp, found.fw_cfg) == (True, {})
+    assert not snp_guest(folder, "production").simulates_snp
+
+
+def test_a_simulated_snp_guest_gets_the_digest_of_what_is_started(
+    folder: Path, tools: ToolsTree, tmp_path: Path
+) -> None:
+    made = snp_guest(folder)
+    (folder / "firmware.fd").write_bytes(snp_firmware.firmware())
+    (tmp_path / "other.efi").write_bytes(b"another kernel")
+    digests = []
+    for change in (None, lambda argv: [*argv, "-append", "x"], lambda argv: [*argv, "-kernel", "/attached/other"]):
+        with started(tools, replace(made, change=change, attached={"other": tmp_path / "other.efi"})) as running:
+            argv = seen(tools)["argv"]
+            digests.append((running.directory / "snp-launch").read_text())
+        words = simulation.snp(argv, lambda name: files(folder, tmp_path)[name], signature=0xA10F10, features=1)
+        assert words.digest.hex() == digests[-1]
+        assert f"name={SIM_LAUNCH},file=/vm/snp-launch" in argv
+        assert "loader,file=/vm/snp-hashes,addr=0x810000,force-raw=on" in argv
+    assert len(set(digests)) == 3
+
+
+def files(folder: Path, tmp_path: Path) -> dict[str, bytes]:
+    return {
+        "/image/firmware.fd": (folder / "firmware.fd").read_bytes(),
+        "/image/uki.efi": (folder / "uki.efi").read_bytes(),
+        "/attached/other": (tmp_path / "other.efi").read_bytes(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"generic_firmware": True}, "is no file of this machine"),
+        ({"platform": "qemu-11-q35"}, "names no processors of SNP guests"),
+    ],
+)
+def test_what_cannot_be_computed_is_not_simulated(
+    folder: Path, tools: ToolsTree, how: dict[str, Any], why: str
+) -> None:
+    if "platform" in how:
+        how = {"platform": platform(how["platform"], shipped())}
+    with (
+        pytest.raises(HostError, match=why),
+        started(tools, replace(snp_guest(folder), **how)),
+    ):
+        pass
 
 
 def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTree) -> None:

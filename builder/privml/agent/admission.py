@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 from privml.base.peers import group
@@ -22,6 +22,8 @@ RESERVE = 1024
 """Connections besides those of requests to the engine and the services."""
 YOUNG = 1.0
 """Seconds for which a handshake cannot lose its place to another connection."""
+FIRST = 1.0
+"""Seconds that a server which ends waits for the first request of connections that have had none."""
 
 Refusal = Literal["address", "full"]
 State = Literal["handshake", "idle", "asking", "busy"]
@@ -64,7 +66,10 @@ class PerAddress:
 
 
 class Slot:
-    """The place of one connection. ``cut`` ends the connection, from another thread."""
+    """The place of one connection. ``cut`` ends the connection, from another thread.
+
+    ``asked`` is True once it has had a request.
+    """
 
     def __init__(self, room: Admission, address: str, cut: Callable[[], None], since: float) -> None:
         self._room = room
@@ -72,9 +77,10 @@ class Slot:
         self.cut = cut
         self.state: State = "handshake"
         self.since = since
+        self.asked = False
 
     def idle(self) -> None:
-        """The connection waits for its next request: it may lose its place, and a server that ends cuts it."""
+        """The connection waits for a request: it may lose its place, and `settle` ends it."""
         self._room.change(self, "idle")
 
     def asking(self) -> None:
@@ -143,6 +149,7 @@ class Admission:
                 return False
             self._remove(slot)
             slot.state = state
+            slot.asked = slot.asked or state in ("asking", "busy")
             self._slots[state][slot] = None
             if self.closing:
                 self._changed.notify_all()
@@ -159,14 +166,25 @@ class Admission:
     def settle(self, seconds: float) -> bool:
         """End the connections that wait for a request; True once none has one, False after ``seconds``.
 
-        New ones are still admitted, for one request each.
+        New ones are still admitted, for one request each, and one that has had no request yet is like a new one: for
+        `FIRST` seconds of ``seconds`` it may still begin one.
         """
         with self._changed:
             self.closing = True
-            for slot in list(self._slots["idle"]):
-                self._remove(slot)  # first: a request that has just arrived must not begin
-                slot.cut()
-            return self._changed.wait_for(lambda: not (self._slots["asking"] or self._slots["busy"]), seconds)
+            begun = self._clock()
+            self._cut(slot for slot in self._slots["idle"] if slot.asked)
+            self._changed.wait_for(self._all_asked, min(FIRST, seconds))
+            self._cut(self._slots["idle"])
+            left = max(0.0, seconds - (self._clock() - begun))
+            return self._changed.wait_for(lambda: not (self._slots["asking"] or self._slots["busy"]), left)
+
+    def _all_asked(self) -> bool:
+        return not self._slots["handshake"] and all(slot.asked for slot in self._slots["idle"])
+
+    def _cut(self, slots: Iterable[Slot]) -> None:
+        for slot in list(slots):
+            self._remove(slot)  # first: a request that has just arrived must not begin
+            slot.cut()
 
     def _remove(self, slot: Slot) -> None:
         del self._slots[slot.state][slot]

@@ -24,7 +24,7 @@ def policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--allow-simulated",
         "simulated_root",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
+        help="Also accept a simulated platform with this root certificate, which proves nothing about hardware.",
     )(command)
     command = click.option(
         "--no-relaxations",

@@ -1,4 +1,4 @@
-"""A simulated platform that measures this boot and signs with publicly known keys.
+"""A simulated TD that measures this boot and signs with publicly known keys.
 
 RTMR0..2 come from the TPM log written by this boot's firmware and kernel; MRTD comes from the launcher, which
 computes it from the firmware file it started. Predictions are never an input, so comparing with them is meaningful.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privml.base.errors import HostError
 from privml.base.files import write_atomic
 from privml.base.strictjson import unhex
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMR0, RTMR1, RTMR2, RTMR3, ZERO
 from privml.events.replay import extend, replay_tpm_as_rtmrs
 from privml.events.tcg import parse_log
+from privml.sim import launcher
 from privml.sim.quote import collateral, make_quote
 
 
 class SimulatedTee:
-    """The `agent.tee.Tee` of development images. RTMR3 is in the file ``register``, which outlives this process as
-    the register of a TD does; without one it is in this process.
+    """The `agent.tee.Tee` of development images on a simulated TDX machine. RTMR3 is in the file ``register``, which
+    outlives this process as the register of a TD does; without one it is in this process.
     """
 
     name = "simulated"
@@ -30,15 +30,14 @@ class SimulatedTee:
         self,
         *,
         tpm_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
-        mrtd: Path = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/org.privml/sim-mrtd/raw"),
+        mrtd: Path = launcher.SIM_MRTD,
         register: Path | None = None,
     ) -> None:
         self._register = register
-        self._log = _read(tpm_log, "the TPM's log")
+        self._log = launcher.read(tpm_log, "the TPM's log")
         replayed = replay_tpm_as_rtmrs(parse_log(self._log))
-        mrtd_text = _read(mrtd, "the launcher's MRTD").decode("ascii", "replace").strip("\n\0 ")
         self._registers = {
-            MRTD: unhex(mrtd_text, DIGEST_SIZE, what="sim-mrtd"),
+            MRTD: launcher.digest(mrtd, "the launcher's MRTD"),
             RTMR0: replayed[RTMR0],
             RTMR1: replayed[RTMR1],
             RTMR2: replayed[RTMR2],
@@ -68,10 +67,3 @@ class SimulatedTee:
     def collateral(self) -> dict[str, str]:
         """The simulated platform's collateral."""
         return collateral()
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise HostError(f"simulation: {what} ({path}) cannot be read: {error.strerror}") from error

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from privml.events.variants import DEVELOPMENT
+from privml.evidence.snp.claims import TEE as SNP
 from privml.machine.platform import Platform, Size
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
+from privml.vm import simulation
 from privml.vm.machine import Launch
 from privml.vm.platforms import startable
-
-SIM_MRTD = "opt/org.privml/sim-mrtd"
 
 
 def launch_of(
@@ -23,7 +23,10 @@ def launch_of(
     platform: Platform | None = None,
     size: Size | None = None,
 ) -> Launch:
-    """By default the first platform that can be started here, and the first size. Artefacts are checked first."""
+    """By default the first platform that can be started here, and the first size. Artefacts are checked first.
+
+    A development guest simulates an SNP guest on a platform of those, and else a TD.
+    """
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or startable(recipes, manifest)
     firmware = manifest.firmware_for(chosen.tee).file
@@ -37,13 +40,8 @@ def launch_of(
         network=manifest.network,
         boot_disk=directory / manifest.boot_disk if manifest.boot_disk else None,
     )
-    if manifest.variant == DEVELOPMENT:
-        launch = replace(launch, fw_cfg=simulation(directory / firmware))
-    return launch
-
-
-def simulation(firmware: Path) -> dict[str, bytes]:
-    """Input of the simulated TDX module in a development guest: the MRTD of the image's firmware."""
-    from privml.measure.mrtd import mrtd
-
-    return {SIM_MRTD: mrtd(firmware.read_bytes()).hex().encode()}
+    if manifest.variant != DEVELOPMENT:
+        return launch
+    if chosen.tee == SNP:
+        return replace(launch, simulates_snp=True)
+    return replace(launch, fw_cfg=simulation.tdx((directory / firmware).read_bytes()))

@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from privml.base.errors import HostError
 from privml.base.steps import say
@@ -16,7 +16,7 @@ from privml.events.network import Card
 from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.machine.platform import Platform, Size
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
-from privml.vm import accelerator, swtpm
+from privml.vm import accelerator, simulation, swtpm
 from privml.vm.process import Child
 from privml.vm.qtest import Qemu
 
@@ -31,7 +31,8 @@ class Launch:
     ``forward`` is the guest port to forward, ``network`` what the guest does with its cards. ``share_memory`` makes
     the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` holds files for the
     guest (name -> bytes). ``boot_disk`` is a disk to boot from, in the slot of the first virtio-blk device, instead
-    of ``-kernel``.
+    of ``-kernel``. ``simulates_snp``: the guest simulates an SNP guest, whose launch digest covers the argument list
+    that QEMU is started with.
 
     A malicious host can start QEMU with any arguments: ``change`` turns the honest list into another one. The list
     has the image at /image, the boot disk at /boot.raw and the run's files at /vm. ``attached`` holds further
@@ -52,6 +53,7 @@ class Launch:
     attached: Mapping[str, Path] = field(default_factory=dict)
     network: tuple[Card, ...] = ()
     qemu: Qemu | None = None
+    simulates_snp: bool = False
 
 
 @dataclass
@@ -135,6 +137,8 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         argv = arguments(launch.platform, launch.size, host, chosen, *memory)
         if launch.change is not None:
             argv = launch.change(argv)
+        if launch.simulates_snp:
+            argv += _simulation(argv, launch.platform, directory, binds)
         qemu = Child(
             vmm.tools,
             [vmm.program, *argv, *vmm.exits],
@@ -152,6 +156,22 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         for child in reversed(children):
             child.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _simulation(argv: list[str], platform: Platform, directory: Path, binds: list[Bind]) -> list[str]:
+    """Further arguments with which a guest simulates an SNP guest that is started with ``argv``."""
+
+    def read(name: str) -> bytes:
+        for bind in binds:
+            inside = PurePosixPath(name)
+            if inside.is_relative_to(bind.target):
+                return (bind.source / inside.relative_to(bind.target)).read_bytes()
+        raise HostError(f"simulation: QEMU is given {name}, which is no file of this machine")
+
+    if platform.cpu_signature is None:
+        raise HostError(f"simulation: platform {platform.name} names no processors of SNP guests")
+    found = simulation.snp(argv, read, signature=platform.cpu_signature, features=platform.sev_features)
+    return found.written(directory, "/vm")
 
 
 def free_port() -> int:
