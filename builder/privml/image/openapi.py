@@ -71,8 +71,8 @@ def document(engine: Engine) -> dict[str, Any]:
         "jsonSchemaDialect": schema.DIALECT,
         "info": {
             "title": f"A guest with {engine.name}, behind `privml-build proxy`",
-            "description": "OpenAI's paths and fields that the guest passes to its engine, with their bounds. An integer "
-            "is written without fraction or exponent: 20, not 20.0.",
+            "description": "OpenAI's paths and fields that the guest passes to its engine, with their bounds. An "
+            "integer is written without fraction or exponent: 20, not 20.0.",
             "license": {"name": "MIT", "identifier": "MIT"},
             "version": privml.__version__,
         },
