@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import only_full, privml
-from tests.real.demo import READY, SIMULATED_ROOT
+from tests.real.conftest import ROOT, only_full, privml
+from tests.real.demo import READY
 from tests.real.levers import pulled, swapped
 
 from privml.image.target import recipes_directory, resolve
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Size
+from privml.measure.mrtd import mrtd
 from privml.vm.ask import await_ready
-from privml.vm.launch import launch_of, simulation
+from privml.vm.launch import launch_of
 from privml.vm.machine import started
 
 pytestmark = [pytest.mark.real, only_full]
@@ -41,9 +42,11 @@ def test_another_size_and_other_firmware_are_refused_by_name(
     firmware = tmp_path / honest.firmware
     firmware.write_bytes(changed((demo_cpu_dev / honest.firmware).read_bytes()))
     launch = pulled(honest, swapped(firmware.name), attached={firmware.name: firmware})
-    with started(tools, replace(launch, fw_cfg=simulation(firmware))) as machine:
+    # The launcher tells the simulation what hardware would measure of the firmware that is started.
+    measured = {name: mrtd(firmware.read_bytes()).hex().encode() for name in honest.fw_cfg}
+    with started(tools, replace(launch, fw_cfg=measured)) as machine:
         await_ready(machine, READY)
-        trust = ("--expect", str(demo_cpu_dev), "--allow-simulated", str(SIMULATED_ROOT))
+        trust = ("--expect", str(demo_cpu_dev), "--allow-simulated", str(ROOT / "builder/privml/sim/pki/root.pem"))
         done = privml("verify", f"https://127.0.0.1:{machine.port}", *trust, "--json")
     assert done.returncode == 8, done.stderr
     assert [refusal["code"] for refusal in json.loads(done.stdout)["refusals"]] == ["mrtd", "rtmr0"]
