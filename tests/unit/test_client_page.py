@@ -81,6 +81,7 @@ def test_every_page_is_well_formed_accessible_and_loads_nothing(name: str) -> No
     assert (page.wrong, page.links) == ([], [])
     assert page.headings[0] == 1 and page.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert not re.search(r"<th[^>]*></th>", text), "every column has a name"
     assert not re.search(r"url\(|@import|javascript:", text)
     assert "<script" not in text and "\x1b" not in text and "\u202e" not in text
 

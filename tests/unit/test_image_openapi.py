@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from json_schema import accepts
 from test_agent_inference import sent_by_openai
 
+import privml
 from privml.engines import requests
 from privml.engines.registry import ENGINES
 from privml.engines.requests import UnsupportedError
 from privml.image import openapi
 
 CHAT = "/v1/chat/completions"
+# Who refuses a request to `/v1/`, in the guest and in the local proxy.
+REFUSING = (
+    "agent/callers", "agent/conversation", "agent/inference", "agent/receipts", "agent/routes", "agent/usage",
+    "client/callers", "client/proxy", "engines/requests",
+)  # fmt: skip
+OF_OTHER_PATHS = {"404", "405"}
 SEED = 20261129
 MUTATIONS = 400
 OTHERS = (None, True, -1, 0, 1.5, 3, 10**9, "", "x" * 600, [], ["x"] * 20, [1, 2], {}, {"1": 5}, {"x": 1})
@@ -55,6 +64,16 @@ def test_a_document_has_the_paths_of_the_record_and_no_dangling_reference(engine
     assert "Error" in document["components"]["schemas"]
     ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_document_has_every_status_of_a_refusal(engine: str) -> None:
+    sources = [(Path(privml.__file__).parent / f"{name}.py").read_text() for name in REFUSING]
+    refusal = re.compile(r"(?:Denied|UnsupportedError|error_response|_Ended)\(\s*([0-9]{3})\b")
+    given = {status for source in sources for status in refusal.findall(source)} - OF_OTHER_PATHS
+    for operations in openapi.document(ENGINES[engine])["paths"].values():
+        for operation in operations.values():
+            assert operation["responses"].keys() == {"200", *given}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

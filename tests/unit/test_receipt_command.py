@@ -43,7 +43,7 @@ def test_an_honest_receipt_is_shown_line_by_line(capsys: pytest.CaptureFixture[s
         "against the build in out/demo-cpu, as of 2026-11-18T11:06:40Z (now)"
     )
     assert lines[-4:] == [
-        "  receipt: 000102030405060708090a0b0c0d0e0f, answer number 7 of the guest's boot, over tls",
+        "  receipt: 000102030405060708090a0b0c0d0e0f, number 7 in the guest's boot, over tls",
         "  request: POST /v1/completions, equal to the one given",
         "  answer: 200 application/json, complete, equal to the one given",
         "  usage: 5 tokens of prompt, 3 of completion, as the engine counted them",

@@ -45,6 +45,7 @@ def booting(*, last: str = "running") -> dict[str, Any]:
 def parked(detail: str, name: str = "engine") -> dict[str, Any]:
     table = booting()
     table["stages"][2] |= {"name": name, "status": "failed", "detail": detail, "ended_ms": 9000}
+    table["stages"] = [row for row in table["stages"][:2] if row["name"] != name] + table["stages"][2:]
     return table
 
 
@@ -74,7 +75,7 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(outcome.stdout)
     assert outcome.code == 5
     assert (told["verified"], told["ready"], told["parked"], told["seconds"]) == (False, False, "engine", 9.0)
-    assert told["stages"][2]["remedy"].startswith("build the recipe's development variant")
+    assert told["stages"][2]["remedy"].startswith("give the machine more memory")
     assert [row["remedy"] for row in told["stages"][:2]] == ["", ""]
 
 
@@ -83,12 +84,16 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("model", "model: no partition is named x: is its disk attached?", "attach the volume's disk"),
         ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
-        ("engine", "engine: exited before it was ready", "the engine's last lines"),
-        ("engine", "the engine exited", "the engine's last lines"),
+        ("engine", "engine: exited before it was ready", "keeps nothing that its engine prints"),
+        ("engine", "the engine exited, after 5 restarts within an hour", "keeps nothing that its engine prints"),
         ("gpu", "gpu: recipe declares 1 GPU, found 0", "give the guest the GPUs"),
         ("gpu", "gpu-cc-off: environment 0, expected environment 1", "set the GPU's mode"),
         ("gpu", "gpu-chain: a root of its own", "does not prove that it is genuine"),
-        ("ready", "something new", ""),
+        ("devices", "devices: 1 x virtio-rng not declared", "the devices of its platform and no other"),
+        ("services", "the service guard exited", "try the service outside a guest"),
+        ("model", "model: the volume does not match the measured configuration", "attach the disks of the build"),
+        ("platform", "the attestor exited, after 3 restarts", "stop the guest and start it again"),
+        ("ready", "something new", "stop the guest and start it again"),
     ],
 )
 def test_a_parked_guest_is_told_with_its_remedy(
@@ -98,12 +103,21 @@ def test_a_parked_guest_is_told_with_its_remedy(
     outcome = Outcome(capsys, "status", guest.url)
     assert outcome.code == 5
     assert f"parked in stage {name}: {detail}" in outcome.stderr
-    assert remedy in outcome.stderr
+    assert remedy in outcome.stderr.partition("hint: ")[2]
+
+
+def test_the_remedy_for_an_engine_promises_no_lines_that_its_unit_drops() -> None:
+    units = (Path(__file__).parents[2] / "images/guest").rglob("*")
+    of_engine = [path for path in units if path.is_file() and "privml-engine.service" in str(path)]
+    said = "".join(path.read_text() for path in of_engine)
+    assert said.count("StandardError=") == said.count("StandardError=null") == 1
+    assert "a guest keeps nothing that its engine prints" in stages._ENGINE_ENDED
 
 
 def test_every_remedy_is_for_words_of_the_agent() -> None:
     agent = "".join(path.read_text() for path in Path(progress.__file__).parent.glob("*.py"))
     assert [start for start, _ in stages._REMEDIES if start not in agent] == []
+    assert stages._OF_STAGES.keys() <= {stage.name for stage in STAGES}
 
 
 def test_a_booting_guest(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:

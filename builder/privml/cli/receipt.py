@@ -150,7 +150,7 @@ def _kept(file: Path) -> Exchange:
 
 def _lines(found: Receipt, request: Body | None, response: Body | None) -> Iterator[str]:
     """What a receipt with a good signature says."""
-    yield f"  receipt: {found.id.hex()}, answer number {found.seq} of the guest's boot, over {found.channel}"
+    yield f"  receipt: {found.id.hex()}, number {found.seq} in the guest's boot, over {found.channel}"
     yield f"  request: {found.method} {found.path}, {_compared(request, found.request)}"
     end = "complete" if found.complete else f"CUT after {found.response.size} bytes"
     kind = f" {found.content_type}" if found.content_type else ""

@@ -91,7 +91,7 @@ def guests_page(guests: Sequence[Guest], *, now: int, refresh: int, receipts: Se
         parts = [*_guest_parts(guests[0]), _receipts(receipts), end]
         return html.document(next(iter(names), guests[0].address), parts, style=STYLE, refresh=refresh)
     rows = [(guest.address, _word(guest), _said(guest)) for guest in guests]
-    parts = [html.table("Guests", ("address", "verdict", ""), rows, ("address", "few", "text"))]
+    parts = [html.table("Guests", ("address", "verdict", "image, or why not"), rows, ("address", "few", "text"))]
     opened = next((guest for guest in guests if _shut(guest)), guests[0])
     for guest in guests:
         attribute = " open" if guest is opened else ""

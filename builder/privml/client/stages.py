@@ -28,11 +28,12 @@ def fetch(where: Endpoint, timeout: float = TIMEOUT) -> StageTable:
 
 
 def remedy(row: Row) -> str:
-    """What the operator can do about a failed stage; empty if nothing is known, or it has not failed."""
+    """What the operator can do about a failed stage; empty if it has not failed."""
     if row.status != "failed":
         return ""
     cause = row.detail.removeprefix(f"{row.name}: ")
-    return next((text for start, text in _REMEDIES if cause.startswith(start)), "")
+    known = next((text for start, text in _REMEDIES if cause.startswith(start)), "")
+    return known or _OF_STAGES.get(row.name, _AGAIN)
 
 
 def table_json(found: StageTable) -> dict[str, Any]:
@@ -60,7 +61,10 @@ def as_json(row: Row) -> dict[str, Any]:
 
 _GPU_MODE = "set the GPU's mode on the host, then start the guest again: `privml-build doctor --tdx --gpu` shows it"
 _GENUINE = "this GPU does not prove that it is genuine: try another one, and tell its vendor"
-_ENGINE_ENDED = "build the recipe's development variant: its console has the engine's last lines"
+_ENGINE_ENDED = (
+    "give the machine more memory, or the image a smaller model; a guest keeps nothing that its engine prints, so "
+    "try the engine with this model outside a guest"
+)
 _REMEDIES = (
     ("no partition is named", "attach the volume's disk, as `privml-build run NAME --print-command` shows"),
     ("engine-answers-wrong", "model, driver and GPU do not compute right together: see `privml-build lint`"),
@@ -81,3 +85,10 @@ _REMEDIES = (
     ("no-tee", "start it as a TD: `privml-build run NAME --tdx`, on a host that `privml-build doctor --tdx` accepts"),
 )
 """How a failed stage's detail begins, without the stage's name, and what to do; the first that fits counts."""
+_OF_STAGES = {
+    "devices": "give the guest the devices of its platform and no other: `privml-build run NAME --print-command`",
+    "services": "try the service outside a guest, which keeps nothing that it prints; then start the guest again",
+    "model": "attach the disks of the build that the guest runs, unchanged, then start the guest again",
+}
+"""What to do when a stage failed for a reason that is not in `_REMEDIES`."""
+_AGAIN = "stop the guest and start it again: nothing else does, and its console has what was said before"

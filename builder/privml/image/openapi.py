@@ -27,9 +27,17 @@ from privml.recipe import schema
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _REFUSALS = {
     "400": "A field that is not listed, or a value that does not match. The message names field and bound.",
-    "401": "The local proxy was started with `--token`, and the request has not its token.",
+    "401": "The local proxy was started with `--token`, and the request has not its token; or the guest takes only "
+    "callers with a token of its issuer.",
     "403": "The local proxy does not accept the guest. `refusals` has every reason.",
+    "408": "The body did not arrive in time.",
     "413": "The body or a field is larger than allowed.",
+    "415": "The local proxy takes only `application/json`.",
+    "421": "The local proxy is asked under another name than this machine's.",
+    "422": "The engine exited while it answered the same request, so the guest does not send it again.",
+    "429": "The guest answers as many requests as it can. `Retry-After` says when to ask again.",
+    "431": "The head of the request is larger than allowed.",
+    "502": "The engine, or the guest, did not answer to the end.",
     "503": "Not ready, busy, or not verified yet. `Retry-After` says when to ask again.",
 }
 
@@ -63,7 +71,8 @@ def document(engine: Engine) -> dict[str, Any]:
         "jsonSchemaDialect": schema.DIALECT,
         "info": {
             "title": f"A guest with {engine.name}, behind `privml-build proxy`",
-            "description": "OpenAI's paths and fields that the guest passes to its engine, with their bounds.",
+            "description": "OpenAI's paths and fields that the guest passes to its engine, with their bounds. An "
+            "integer is written without fraction or exponent: 20, not 20.0.",
             "license": {"name": "MIT", "identifier": "MIT"},
             "version": privml.__version__,
         },
