@@ -76,7 +76,8 @@ class Answer:
 
     ``trailers`` is called after the last piece; it gives the fields that ``announced`` names. ``close`` is called
     exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
-    `PrivmlError`: the answer is then incomplete. ``usage`` gives the tokens that the engine reported in what was
+    `PrivmlError`: the answer is then incomplete. The first piece of one that is ``ready`` is there without waiting,
+    and may be sent together with the head. ``usage`` gives the tokens that the engine reported in what was
     sent so far; None if nobody reads them (`reading_usage`).
     """
 
@@ -87,6 +88,7 @@ class Answer:
     close: Callable[[], None] = _nothing
     announced: tuple[bytes, ...] = ()
     usage: Callable[[], tuple[int, int] | None] | None = None
+    ready: bool = False
 
     @property
     def content_type(self) -> str:
@@ -142,4 +144,4 @@ def own_answer(status: int, content_type: bytes, *pieces: bytes) -> Answer:
         (b"content-length", str(sum(map(len, pieces))).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(status, headers, pieces)
+    return Answer(status, headers, pieces, ready=True)

@@ -82,7 +82,7 @@ class Gateway:
             (b"content-length", str(len(offered)).encode()),
             (b"cache-control", b"no-store"),
         ]
-        return Answer(200, headers, (offered,))
+        return Answer(200, headers, (offered,), ready=True)
 
     def _sealed(self, asked: Asked) -> Answer:
         given = b", ".join(value for name, value in asked.headers if name == b"content-type").decode("latin-1")
@@ -138,7 +138,8 @@ class Gateway:
         response = opened.response()
         silent = method == "HEAD" or answer.status in BODILESS
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
-        return Answer(200, headers, _pieces(response, head, answer, silent=silent), close=answer.close)
+        pieces = _pieces(response, head, answer, silent=silent)
+        return Answer(200, headers, pieces, close=answer.close, ready=True)
 
     def _inner(self, asked: Asked, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
         """The request inside; `Denied` if it is malformed or asks for something else than is answered sealed."""
@@ -177,7 +178,7 @@ def _unopened() -> Answer:
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(400, headers, (body,))
+    return Answer(400, headers, (body,), ready=True)
 
 
 def _sealable(headers: list[tuple[bytes, bytes]]) -> fields.Fields:
@@ -195,9 +196,13 @@ def _head(answer: Answer, method: str) -> bytes:
 
 def _pieces(response: ResponseSealer, head: bytes, answer: Answer, *, silent: bool) -> Iterator[bytes]:
     """The sealed answer: its head, each piece when it is made, its end. An answer that breaks has no end."""
-    yield response.start + response.chunk(head)
+    begun = response.start + response.chunk(head)
+    if not answer.ready:
+        yield begun
+        begun = b""
     if not silent:
         for piece in answer.pieces:
             if piece:
-                yield response.chunk(bhttp.content_piece(piece))
-    yield response.final(bhttp.response_end(_sealable(answer.trailers())))
+                yield begun + response.chunk(bhttp.content_piece(piece))
+                begun = b""
+    yield begun + response.final(bhttp.response_end(_sealable(answer.trailers())))
