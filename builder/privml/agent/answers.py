@@ -76,9 +76,11 @@ class Answer:
 
     ``trailers`` is called after the last piece; it gives the fields that ``announced`` names. ``close`` is called
     exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
-    `PrivmlError`: the answer is then incomplete. The first piece of one that is ``ready`` is there without waiting,
-    and may be sent together with the head. ``usage`` gives the tokens that the engine reported in what was
+    `PrivmlError`: the answer is then incomplete. ``usage`` gives the tokens that the engine reported in what was
     sent so far; None if nobody reads them (`reading_usage`).
+
+    The first piece of an answer that is ``ready`` is there without waiting, and is sent together with the head.
+    ``last`` is called once after the pieces: its bytes end the body, and are sent together with the message's end.
     """
 
     status: int
@@ -89,6 +91,7 @@ class Answer:
     announced: tuple[bytes, ...] = ()
     usage: Callable[[], tuple[int, int] | None] | None = None
     ready: bool = False
+    last: Callable[[], bytes] = bytes
 
     @property
     def content_type(self) -> str:

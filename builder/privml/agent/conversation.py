@@ -144,13 +144,13 @@ class Conversation:
                 fields.append((b"trailer", b", ".join(answer.announced)))
             if self._slot.closing:
                 fields.append((b"connection", b"close"))
-            head = request.head(answer.status, fields)
+            left = request.head(answer.status, fields)
             if not self._head_only:
-                head = self._write_pieces(request, answer, head)
-            self._send(head + request.end(answer.trailers() if trailers else []))
+                left = self._write_pieces(request, answer, left)
+            self._send(left + request.end(answer.trailers() if trailers else []))
 
     def _write_pieces(self, request: Incoming, answer: Answer, head: bytes) -> bytes:
-        """Write the body; what is left of ``head``. A head that would wait for the first piece is sent before it."""
+        """Write the body; what is left for the end. A head that would wait for the first piece is sent before it."""
         if not answer.ready:
             self._send(head)
             head = b""
@@ -158,10 +158,10 @@ class Conversation:
             for piece in answer.pieces:
                 self._send(head + request.data(piece))
                 head = b""
+            return head + request.data(answer.last())
         except PrivmlError as error:
             # The status is already sent: a broken connection is the only sign that the answer is incomplete.
             raise ConnectionAbortedError("the answer was cut off") from error
-        return head
 
     def _drain(self) -> None:
         """Read what is left: closing a socket with unread bytes would reset the connection and lose the response."""

@@ -135,11 +135,10 @@ class Gateway:
             answer.close()
             answer = Denied(502, "unsealable", "the answer has a status or a header that cannot be sealed").answer()
             head = _head(answer, method)
-        response = opened.response()
         silent = method == "HEAD" or answer.status in BODILESS
+        sealed = _Sealed(opened.response(), head, answer, silent=silent)
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
-        pieces = _pieces(response, head, answer, silent=silent)
-        return Answer(200, headers, pieces, close=answer.close, ready=True)
+        return Answer(200, headers, sealed.pieces(), close=answer.close, ready=True, last=sealed.last)
 
     def _inner(self, asked: Asked, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
         """The request inside; `Denied` if it is malformed or asks for something else than is answered sealed."""
@@ -194,15 +193,29 @@ def _head(answer: Answer, method: str) -> bytes:
     return bhttp.response_head(answer.status, found)
 
 
-def _pieces(response: ResponseSealer, head: bytes, answer: Answer, *, silent: bool) -> Iterator[bytes]:
-    """The sealed answer: its head, each piece when it is made, its end. An answer that breaks has no end."""
-    begun = response.start + response.chunk(head)
-    if not answer.ready:
-        yield begun
-        begun = b""
-    if not silent:
-        for piece in answer.pieces:
+class _Sealed:
+    """The sealed form of an answer: its head, each piece when it is made, its end. One that breaks has no end."""
+
+    def __init__(self, response: ResponseSealer, head: bytes, answer: Answer, *, silent: bool) -> None:
+        self._response = response
+        self._answer = answer
+        self._silent = silent
+        self._begun = response.start + response.chunk(head)
+
+    def pieces(self) -> Iterator[bytes]:
+        """All but the end. The head goes with the first piece, if that is there."""
+        if self._silent:
+            return
+        if not self._answer.ready:
+            yield self._taken()
+        for piece in self._answer.pieces:
             if piece:
-                yield begun + response.chunk(bhttp.content_piece(piece))
-                begun = b""
-    yield begun + response.final(bhttp.response_end(_sealable(answer.trailers())))
+                yield self._taken() + self._response.chunk(bhttp.content_piece(piece))
+
+    def last(self) -> bytes:
+        """The end."""
+        return self._taken() + self._response.final(bhttp.response_end(_sealable(self._answer.trailers())))
+
+    def _taken(self) -> bytes:
+        begun, self._begun = self._begun, b""
+        return begun

@@ -122,7 +122,7 @@ class PlainRequest:
             self._unsent = int(stated[0])
         else:
             self._chunked = True
-            fields = [*fields, (b"transfer-encoding", b"chunked")]
+            fields = [*fields, (b"Transfer-Encoding", b"chunked")]
         written = _written(partial(written_response, status), fields)
         self._answering = True
         self._last = _CLOSE in fields

@@ -86,11 +86,11 @@ def written_request(method: str, target: str, fields: Sequence[tuple[bytes, byte
     """The head of a request; None if it is not of the usual form, or cannot be written at all."""
     try:
         line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
-    except UnicodeEncodeError:
+        head = line + written_fields(fields) + b"\r\n"
+    except ValueError:  # also of characters that are not ASCII
         return None
-    head = line + _joined(fields) + b"\r\n"
     found = _REQUEST.fullmatch(head)
-    return head if found is not None and found[1] == method.encode() and found[2] == target.encode() else None
+    return head if found is not None and found.end(2) == len(line) - len(b" HTTP/1.1\r\n") else None
 
 
 def written_response(status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -100,15 +100,11 @@ def written_response(status: int, fields: Sequence[tuple[bytes, bytes]]) -> byte
 
 def written_fields(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Field lines; ``ValueError`` if a field would end its line."""
-    lines = _joined(fields)
+    lines = b"".join([b"%s: %s\r\n" % field for field in fields])
     # One pattern over all: a name or value with a line's end in it gives a line that is no field, or one too many.
     if lines.count(b"\n") != len(fields) or _LINES.fullmatch(lines) is None:
         raise ValueError("a header field that cannot be sent")
     return lines
-
-
-def _joined(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%s: %s\r\n" % field for field in fields])
 
 
 def _split(lines: bytes) -> Fields:

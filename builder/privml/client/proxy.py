@@ -28,6 +28,7 @@ from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD
 from privml.client.gate import Decision
+from privml.client.gathered import GatheringProtocol
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import port_sockets, served_socket
 from privml.client.pages import Pages
@@ -111,7 +112,7 @@ def _server(
 ) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=GatheringProtocol,
         ws="none",
         log_config=None,
         access_log=False,
