@@ -14,7 +14,7 @@ from privml.agent.incoming import AnyRequest, Incoming, PlainRequest
 from privml.base import heads
 
 LIMIT = 32 * 1024
-MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+MANY = settings(max_examples=120, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 """What is not of the usual form is filtered out: h11 reads it anyway."""
 
 

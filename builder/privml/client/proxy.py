@@ -117,6 +117,7 @@ def _server(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody forwards to it
         h11_max_incomplete_event_size=MAX_HEAD,
         timeout_keep_alive=30,
         limit_concurrency=MAX_CONNECTIONS,
@@ -173,7 +174,15 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Recei
         ],
         lifespan=lifespan,
     )
-    return Guarded(made, callers)
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass what carries the load by the application's layers, which it does not need."""
+        if scope["type"] == "http" and scope["path"].startswith(_PREFIXES) and scope["method"] in METHODS:
+            await forwarding(scope, receive, send)
+        else:
+            await made(scope, receive, send)
+
+    return Guarded(routed, callers)
 
 
 async def _health(guests: Guests, _: Request) -> Response:
