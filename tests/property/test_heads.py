@@ -149,7 +149,7 @@ def test_a_response_of_the_usual_form_is_the_one_that_h11_reads(data: bytes) -> 
     "data",
     [
         b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\ncontent-length: 3\r\n\r\nabc",
-        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: te\r\nte: trailers\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: te\r\nte: trailers\r\nx-empty: \r\n\r\n",
     ],
 )
 def test_the_usual_form_is_that_of_usual_clients(data: bytes) -> None:

@@ -79,7 +79,7 @@ class Answer:
     `PrivmlError`: the answer is then incomplete. ``usage`` gives the tokens that the engine reported in what was
     sent so far; None if nobody reads them (`reading_usage`).
 
-    The first piece of an answer that is ``ready`` is there without waiting, and is sent together with the head.
+    The first piece of an answer that is ``ready`` follows its head at once, and is sent together with it.
     ``last`` is called once after the pieces: its bytes end the body, and are sent together with the message's end.
     """
 

@@ -150,7 +150,7 @@ class Conversation:
             self._send(left + request.end(answer.trailers() if trailers else []))
 
     def _write_pieces(self, request: Incoming, answer: Answer, head: bytes) -> bytes:
-        """Write the body; what is left for the end. A head that would wait for the first piece is sent before it."""
+        """Write the body; what is left for the end. The head goes before the first piece unless that is ``ready``."""
         if not answer.ready:
             self._send(head)
             head = b""

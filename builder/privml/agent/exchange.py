@@ -29,8 +29,8 @@ class Exchange:
 
     ``timeout`` bounds each wait for the engine's next bytes, not the whole response, which may be long. ``caller`` is
     the descriptor of the caller's connection: once that has ended, so has the wait. Leaving the block closes the
-    connection, so the engine stops generating for a caller that has disconnected. ``ready``: the first of its pieces
-    is there already.
+    connection, so the engine stops generating for a caller that has disconnected. A response that is ``ready`` has a
+    stated length: it is made whole, and its pieces follow its head at once.
 
     A response of the usual form (`base.heads`) is read here, every other one by h11.
     """
@@ -80,12 +80,12 @@ class Exchange:
                 self.headers: list[tuple[bytes, bytes]] = [
                     (bytes(key), bytes(value)) for key, value in answer.headers
                 ]
-                self.ready = False
+                self.ready = any(name == b"content-length" for name, _ in self.headers)
             else:
                 http = None
                 self.status, self.headers, self._left = found.status, found.fields, found.length
                 self._data = self._data[found.size :]
-                self.ready = bool(self._data or not self._left)
+                self.ready = True
             self._http = http
         except BaseException:
             self.close()

@@ -4,8 +4,8 @@ This reads less than HTTP/1.1 allows. What it does not read is no error: `reques
 caller hands the same bytes to h11, which decides. What they read h11 reads as the same message, with the same fields,
 the same end and the same body (tests/property/test_heads.py). So nothing is accepted here that h11 refuses.
 
-The usual form: lines end in CR LF, a field has one space after its colon and visible ASCII with single spaces or more
-between its words; a body has a stated length; nothing asks for another protocol or for an answer in between.
+The usual form: lines end in CR LF, a field has one space after its colon, and then nothing or words of visible ASCII
+with spaces between them; a body has a stated length; nothing asks for another protocol or for an answer in between.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 Fields = list[tuple[bytes, bytes]]
 """Names in lower case, in the order of the message."""
 
-_FIELD = rb"[A-Za-z0-9_-]++: [!-~]++(?: ++[!-~]++)*+\r\n"
+_FIELD = rb"[A-Za-z0-9_-]++: (?:[!-~]++(?: ++[!-~]++)*+)?+\r\n"
 _REQUEST = re.compile(rb"(GET|POST|PUT|DELETE) ([!-~]++) HTTP/1\.1\r\n((?:" + _FIELD + rb")*+)\r\n")
 _RESPONSE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [ -~]*+)?+\r\n((?:" + _FIELD + rb")*+)\r\n")
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: ?+[^\x00\r\n]*+\r\n)*+")
