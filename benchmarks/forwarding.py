@@ -162,7 +162,7 @@ class Caller:
         begun = time.perf_counter()
         self._writer.write(self._endpoint.request(stream=True, max_tokens=tokens, temperature=int(paced)))
         first, count, data = 0.0, 0, b""
-        while not data.endswith(b"0\r\n\r\n"):
+        while not data.endswith(b"\r\n0\r\n\r\n"):
             piece = await self._reader.read(1 << 16)
             if not piece:
                 raise ConnectionError(f"{self._endpoint.name}: ended early")
