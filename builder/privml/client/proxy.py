@@ -44,6 +44,7 @@ MAX_CONNECTIONS = 256
 ANYBODY_HERE = Callers()
 """Every program of this machine, and no web page."""
 BODY_TIMEOUT = 120.0
+UNWATCHED = 0.05
 START_TIMEOUT = 30.0
 # The engine, and the image's own services.
 _PREFIXES = ("/v1/", "/x/")
@@ -236,7 +237,10 @@ class _Forwarding:
 
 
 class _WhileThere:
-    """A block that ends without an error when the client disconnects, wherever it waits. The body has been read."""
+    """A block that ends without an error when the client disconnects, wherever it waits. The body has been read.
+
+    One that ends within `UNWATCHED` seconds ends by itself: a task for each such request costs more than it spares.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -246,14 +250,20 @@ class _WhileThere:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watching = asyncio.create_task(self._watch())
+        self._watching: asyncio.Task[None] | None = None
+        self._begins = asyncio.get_running_loop().call_later(UNWATCHED, self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._watching.cancel()
+        self._begins.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         if not self._left or kind is not asyncio.CancelledError:
             return False
         self._task.uncancel()
         return True
+
+    def _begin(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         await self._receive()
