@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from tests.real.conftest import ROOT, privml, succeeded
+from tests.real.conftest import privml, succeeded
 from tests.real.leaks import core_allowed
 from tests.real.serviceprogram import command
 from tests.real.simulation import TDX, Simulation
