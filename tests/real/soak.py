@@ -26,6 +26,7 @@ from tests.unit.agent_guest import Guest, a_config, guest
 
 from privml.agent.boot import Boot
 from privml.agent.restarts import Restarts
+from privml.base.files import write_atomic
 from privml.channel.keyconfig import decode_list
 from privml.channel.ohttp import GATEWAY
 from privml.evidence.quotefault import FAULTS
@@ -217,7 +218,7 @@ class Soak:
         chance = random.Random(f"{self.seed} disturb")
         fault = self.guest.root / "fault"
         while not self._over.wait(0.7):
-            fault.write_text(chance.choice(sorted(FAULTS)))
+            write_atomic(fault, chance.choice(sorted(FAULTS)).encode())  # the platform reads it at any moment
             self.guest.engine.hold.clear()
             self._over.wait(0.3)
             fault.unlink()

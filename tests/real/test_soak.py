@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from tests.real.soak import CANARY, CRASHES, soaked
+from tests.real.soak import ATTESTATION, CANARY, CRASHES, soaked
 
 pytestmark = pytest.mark.real
 SEED = 20261129
@@ -38,6 +38,7 @@ def test_a_guest_outlives_its_callers(full: bool) -> None:
         ):  # fmt: skip
             assert soak.seen[wanted], wanted
         assert not [key for key in soak.seen if ": 500" in key]
+        assert not soak.seen["attests: TimeoutError"], "a document or a refusal, in time"
         assert made.engine.starts == 1 + CRASHES
         assert soak.seen["asks: 503"] + soak.seen["asks: 502"], "nobody noticed that the engine exited"
         for process, sizes in soak.resident.items():
@@ -48,6 +49,7 @@ def test_a_guest_outlives_its_callers(full: bool) -> None:
         assert any("it is started again" in line for line in made.said)
         assert not [line for line in made.said if CANARY in line]
         made.wait_for(lambda: made.request("GET", "/readyz")[0] == 200, "readiness")
+        made.wait_for(lambda: made.request("GET", f"{ATTESTATION}{'0a' * 32}")[0] == 200, "a document")
         for process in (made.server, made.attestor):
             process.kill()
             assert process.stderr is not None

@@ -369,6 +369,18 @@ def code_of(client: AttestorClient) -> str:
     return ""
 
 
+def test_an_error_that_nobody_foresaw_ends_the_attestor_and_the_next_one_quotes() -> None:
+    """The thread that gives quotes must not end alone: the machine would be ready, and never attest again."""
+    with running(attestor_again=30.0) as (made, boot), watched(made, boot):
+        (made.root / "fault").write_text("no such fault")
+        assert quoted(made) == 503
+        assert made.attestor.wait(30) == 1
+        (made.root / "fault").unlink()
+        made.start_attestor()
+        made.wait_for(lambda: boot.progress.stage("platform").restarts == 1, "the attestor")
+        made.wait_for(lambda: quoted(made) == 200, "a quote")
+
+
 def test_an_attestor_without_its_place_fails_the_machine() -> None:
     with running(attestor_again=30.0) as (made, boot):
         before = (made.root / "rtmr3").read_text()

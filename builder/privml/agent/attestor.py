@@ -15,6 +15,7 @@ with quotes suspended, or parks: then it answers every request by why, and never
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -71,9 +72,9 @@ def serve(
     if place is not None:
         console.say(f"privml: attestor: {attestor.parked or 'started again'}")
     if stage is not None:
-        threading.Thread(target=_serve_stages, args=(attestor, stage, layout), daemon=True).start()
-    threading.Thread(target=_serve_control, args=(attestor, control, layout), daemon=True).start()
-    threading.Thread(target=_serve_quotes, args=(attestor, quotes, layout), daemon=True).start()
+        _begin(_serve_stages, attestor, stage, layout)
+    _begin(_serve_control, attestor, control, layout)
+    _begin(_serve_quotes, attestor, quotes, layout)
     while signal.sigwait(signals) == signal.SIGUSR1:
         try:
             attestor.fail("a stage or the engine failed")
@@ -92,6 +93,21 @@ def _place_of(kept: PlaceFile, tee: Tee, layout: Layout) -> Place | None:
         # The boot process makes keys once, and the first attestor has saved its place long before.
         return Place(tee.name, left=0, failed="the attestor was started again, and its place is not there")
     return place
+
+
+def _begin(serve: Callable[[Attestor, socket.socket, Layout], None], *given: Any) -> None:
+    """Serve a socket in a thread. An error that nobody foresaw ends the process, so that systemd starts it again:
+    without this thread the machine would stay ready and never attest.
+    """
+
+    def work() -> None:
+        try:
+            serve(*given)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, the process must end
+            console.say(f"privml: attestor: ended by an unexpected {type(error).__name__}")
+            os._exit(1)
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
