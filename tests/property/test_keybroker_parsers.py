@@ -19,7 +19,7 @@ from privml.keybroker import entry
 from privml.keybroker.head import Head
 from privml.keybroker.policy import Owners, ReleasePolicy
 from privml.keybroker.snprelease import SnpRelease
-from privml.verify.snp import TcbFloor
+from privml.verify.snptcb import TcbFloor
 
 FAST = settings(max_examples=60, deadline=None)
 SNP = SnpRelease((TcbFloor("Genoa", bl=1), TcbFloor("Turin")), allow_unmeasured_acpi=True, chips=(bytes(64),))

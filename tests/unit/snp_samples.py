@@ -25,7 +25,8 @@ from privml.statement.launch import BOUND, Accepted, MeasuredLaunch, SnpMachine
 from privml.verify.anchor import Built, Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
-from privml.verify.snp import SnpPolicy, TcbFloor
+from privml.verify.snp import SnpPolicy
+from privml.verify.snptcb import TcbFloor
 
 DIGEST = hashlib.sha384(b"launch digest").digest()
 ROOT = sim.root_der()

@@ -23,7 +23,8 @@ from privml.statement.launch import HASHED, OPEN, FilledBy
 from privml.statement.predicate import Predicate
 from privml.verify.anchor import Expected
 from privml.verify.policy import Policy
-from privml.verify.snp import SnpPolicy, TcbFloor
+from privml.verify.snp import SnpPolicy
+from privml.verify.snptcb import TcbFloor
 
 ONE = "2 vcpus, CPU 0xa10f10"
 FORM = "go-sev-guest"

@@ -27,7 +27,8 @@ from privml.statement import predicate
 from privml.verify.anchor import Built, Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
-from privml.verify.snp import SnpPolicy, TcbFloor
+from privml.verify.snp import SnpPolicy
+from privml.verify.snptcb import TcbFloor
 
 PREDICATE = dataclasses.replace(
     broker_samples.PREDICATE, launches=(*broker_samples.PREDICATE.launches, snp_samples.launch())

@@ -29,7 +29,7 @@ from privml.keybroker.broker import Broker
 from privml.keybroker.policy import ReleasePolicy
 from privml.keybroker.snprelease import SnpRelease
 from privml.output.volumekey import VolumeKey
-from privml.verify.snp import TcbFloor
+from privml.verify.snptcb import TcbFloor
 
 LATER = "2099-01-01T00:00:00Z"
 Run = Callable[..., str]

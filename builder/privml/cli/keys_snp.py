@@ -15,7 +15,7 @@ from privml.base.strictjson import unhex
 
 if TYPE_CHECKING:
     from privml.keybroker.snprelease import SnpRelease
-    from privml.verify.snp import TcbFloor
+    from privml.verify.snptcb import TcbFloor
 
 _FLOOR = "PRODUCT:PART=N,..."
 _PART = re.compile(r"([a-z]+)=(0|[1-9][0-9]{0,2})")
@@ -105,7 +105,7 @@ def _hex(chips: tuple[bytes, ...]) -> str:
 
 def _floor(text: str) -> TcbFloor:
     from privml.evidence.snp.tcb import PRODUCTS
-    from privml.verify.snp import TcbFloor
+    from privml.verify.snptcb import TcbFloor
 
     name, _, rest = text.partition(":")
     product = PRODUCTS.get(name)

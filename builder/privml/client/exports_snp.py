@@ -18,7 +18,8 @@ from privml.statement.launch import MeasuredLaunch
 from privml.verify import snp
 from privml.verify.anchor import Expected
 from privml.verify.policy import Policy
-from privml.verify.snp import NO_AGENT, SnpPolicy, TcbFloor
+from privml.verify.snp import NO_AGENT, SnpPolicy
+from privml.verify.snptcb import TcbFloor
 
 TEE = "snp"
 _POLICY_ONE = 1 << 17

@@ -18,7 +18,7 @@ from privml.evidence.tdx import claims as tdx
 from privml.evidence.tdx.claims import QuoteFacts
 from privml.keybroker.policy import ReleasePolicy
 from privml.verify.rules import any_of, refuses
-from privml.verify.snp import below
+from privml.verify.snptcb import below
 from privml.verify.verdict import Outcome, Refusal
 
 MAX_LISTED = 16

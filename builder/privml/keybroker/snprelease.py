@@ -12,7 +12,7 @@ from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
 from privml.evidence.snp.tcb import PRODUCTS
 from privml.keybroker.machineids import ids, ids_or_null
-from privml.verify.snp import TcbFloor
+from privml.verify.snptcb import TcbFloor
 
 CHIP_SIZE = 64
 PARTS = ("fmc", "bl", "tee", "snp", "ucode")

@@ -27,6 +27,7 @@ from privml.verify.rules import (
     checked_signature,
     refuses,
 )
+from privml.verify.snptcb import TcbFloor, below
 from privml.verify.verdict import Refusal
 
 NEVER = frozenset({"debug", "migration agent"})
@@ -53,28 +54,6 @@ def _version_objection(form: re.Pattern[str], shape: str) -> Callable[[str], str
 
 def _union(value: frozenset[str], default: frozenset[str]) -> frozenset[str]:
     return value | default
-
-
-@dataclass(frozen=True)
-class TcbFloor:
-    """The lowest accepted value of each part of a product's TCB versions; ``fmc`` is a part of Turin's only."""
-
-    product: str = setting(text(*PRODUCTS), "Genoa", "The product.")
-    fmc: int = setting(number(0, 255), 0, "The FMC; 0 on other products than Turin.")
-    bl: int = setting(number(0, 255), 0, "The boot loader of the secure processor.")
-    tee: int = setting(number(0, 255), 0, "The operating system of the secure processor.")
-    snp: int = setting(number(0, 255), 0, "The SNP firmware.")
-    ucode: int = setting(number(0, 255), 0, "The microcode.")
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """The floor by part, of the product's parts and those that it demands beyond them."""
-        every = {"fmc": self.fmc, "bl": self.bl, "tee": self.tee, "snp": self.snp, "ucode": self.ucode}
-        return {name: floor for name, floor in every.items() if floor or name in PRODUCTS[self.product].parts}
-
-    def met_by(self, tcb: dict[str, int]) -> bool:
-        """True if no part is lower."""
-        return all(tcb.get(name, -1) >= floor for name, floor in self.parts.items())
 
 
 @dataclass(frozen=True)
@@ -284,20 +263,6 @@ def _certified(checked: ReportFacts, policy: SnpPolicy) -> Iterator[Refusal]:
     if checked.root_sha256 in RULES.genuine_roots and age > policy.max_collateral_age_days:
         wanted = f"at most {policy.max_collateral_age_days} days"
         yield Refusal("collateral-age", f"{checked.revocation.name}, {age} days", wanted)
-
-
-def below(checked: ReportFacts, floors: Collection[TcbFloor]) -> Iterator[tuple[str, TcbFloor | None]]:
-    """Each TCB version of a report that is lower than a floor, as text, and that floor.
-
-    If there is no floor for the product, the reported version, once, and None.
-    """
-    of_product = [floor for floor in floors if floor.product == checked.product]
-    if not of_product:
-        yield words(checked.tcbs["reported"]), None
-    for floor in sorted(of_product, key=str):
-        for name, tcb in checked.tcbs.items():
-            if not floor.met_by(dict(tcb)):
-                yield f"{words(tcb)}, the {name} TCB", floor
 
 
 @refuses(
