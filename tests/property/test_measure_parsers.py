@@ -27,6 +27,7 @@ from privml.measure import (
     cpio,
     efivars,
     fat,
+    firmwarevolume,
     gpt,
     mrtd,
     pciwindow,
@@ -35,7 +36,6 @@ from privml.measure import (
     tdvf,
     uki,
     verity,
-    volume,
 )
 from privml.measure.snp.bound import bound
 
@@ -130,7 +130,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, artefact.identify),
     (ACPI, artefact.identify),
     (TABLE, artefact.identify),
-    (AMDSEV[: amdsev.FIRST + 4096], lambda data: volume.volumes(data, "volume")),
+    (AMDSEV[: amdsev.FIRST + 4096], lambda data: firmwarevolume.volumes(data, "volume")),
     (AMDSEV, bound),
     (amdsev.PARTS.contents(), lambda data: bound(amdsev.PARTS.around(data))),
     (bytes(60), lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),

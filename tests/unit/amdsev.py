@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tests.unit.snp_firmware import firmware
 
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules
 from privml.measure.snp.bound import FALLBACK, SHIM
 
@@ -99,11 +99,13 @@ class Parts:
     images: Callable[[bytes], list[bytes]] = lambda image: [file(uuid.UUID(int=9), IMAGE, image)]
     guid: uuid.UUID = LZMA
     spare: int = 4096
+    again: tuple[uuid.UUID, ...] = ()  # drivers that are there twice
     hashes: int | None = 0x810C00
 
     def contents(self) -> bytes:
         """The bytes that are compressed."""
         files = [b"".join(each.file(guid) for guid, each in part.items()) for part in (self.early, self.drivers)]
+        files[1] += b"".join(self.drivers[guid].file(guid) for guid in self.again)
         sizes = [-(-(len(data) + 2048) // 4096) * 4096 for data in files]
         return self.inner(*(a_volume([data], size) for data, size in zip(files, sizes, strict=True)))
 

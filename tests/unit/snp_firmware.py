@@ -39,7 +39,7 @@ def firmware(
     metadata: bytes | None = None,
     at: int = AT,
 ) -> bytes:
-    """A firmware file of ``size`` bytes; ``metadata`` replaces the block of sections, at byte ``at``."""
+    """A firmware file of ``size`` bytes; ``metadata`` replaces the whole block of sections, at byte ``at``."""
     body = bytearray((number * 7 + 3) % 251 for number in range(size))
     block = metadata
     if block is None:

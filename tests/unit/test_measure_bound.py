@@ -13,7 +13,7 @@ from tests.unit import amdsev
 from tests.unit.amdsev import PARTS, Module, Parts, boot_manager, file, guid_of, section, wide
 
 from privml.base.errors import MeasurementError
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules, table
 from privml.measure.snp.bound import CHANGES, bound, volumes
 
@@ -50,6 +50,8 @@ def test_no_shim_no_fallback_program_and_no_option_rom_can_be_reached() -> None:
         assert all(unit > 0xFF for (unit,) in struct.iter_unpack("<H", change.after[:-2]))
         assert change.after in after["BdsDxe"]
     assert amdsev.LOAD in before["PciBusDxe"] and amdsev.LOAD not in after["PciBusDxe"]
+    fails = bytes.fromhex("4883c8ff9090")  # or rax, -1; nop; nop: what LoadImage returns is an error
+    assert after["PciBusDxe"] == before["PciBusDxe"].replace(amdsev.LOAD, fails)
     assert after["BdsDxe"].count(amdsev.LOAD) == 5
 
 
@@ -90,6 +92,11 @@ REFUSED: dict[str, tuple[Parts, str]] = {
     ),
     "a driver to remove is not there": (PARTS.with_driver(FAT, None), "missing: ['Fat']"),
     "a driver to keep is not there": (PARTS.with_driver(BDS, None), "missing: ['BdsDxe']"),
+    "a driver twice": (replace(PARTS, again=(FAT,)), "89 modules, expected 88"),
+    "a driver twice and another not there": (
+        replace(PARTS.with_driver(guid_of("UdfDxe"), None), again=(FAT,)),
+        "missing: ['UdfDxe']",
+    ),
     "an early module that is not known": (
         replace(PARTS, early={**PARTS.early, STRANGER: Module("NewPei", b"MZ")}),
         "`NewPei` is not known",
@@ -97,7 +104,11 @@ REFUSED: dict[str, tuple[Parts, str]] = {
     "an early module is not there": (replace(PARTS, early=dict(list(PARTS.early.items())[:-1])), "Tcg2PlatformPei"),
     "a volume inside a module": (
         PARTS.with_driver(BDS, replace(PARTS.drivers[BDS], more=NESTED)),
-        "has a volume inside",
+        "section of type 0x17 in module `BdsDxe`",
+    ),
+    "something compressed inside a module": (
+        PARTS.with_driver(BDS, replace(PARTS.drivers[BDS], more=section(volume.COMPRESSED, bytes(9)))),
+        "section of type 0x01 in module `BdsDxe`",
     ),
     "no name of a shim": (with_program(BDS, boot_manager(shim="shin")), "the name of a shim 0 times"),
     "two names of a shim": (with_program(BDS, boot_manager() + wide("shim")), "the name of a shim 2 times"),
@@ -188,6 +199,25 @@ def test_a_malformed_volume_is_refused(name: str) -> None:
     damage(data, VOLUME)
     with pytest.raises(MeasurementError, match=why):
         bound(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [
+        (32, (8192).to_bytes(8, "little"), "malformed header"),
+        (32, (40).to_bytes(8, "little"), "malformed header"),
+        (45, b"\xf6", "erased bits"),
+        (52, b"\xf0\xff", "extension|bytes 65"),
+    ],
+    ids=["past the end", "smaller than its header", "erased bits are 0", "an extension outside"],
+)
+def test_a_volume_whose_header_does_not_fit_it_is_refused(at: int, value: bytes, why: str) -> None:
+    data = bytearray(amdsev.a_volume([], 4096))
+    data[at : at + len(value)] = value
+    data[50:52] = bytes(2)
+    data[50:52] = struct.pack("<H", -sum(struct.unpack("<32H", data[:64])) % 65536)
+    with pytest.raises(MeasurementError, match=why):
+        volume.volume(bytes(data), 0, "x")
 
 
 def test_bytes_after_the_last_file_of_a_volume_are_refused() -> None:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.digest import piece, unsigned
 from privml.measure.snp import bootmodules, table
 
@@ -52,6 +52,16 @@ _LOAD = re.compile(rb"\xff[\x90-\x97]\xc8\x00\x00\x00")
 _LOADERS = {"BdsDxe": 5, "PciBusDxe": 1}
 """The kept modules that load images, and how often. BdsDxe's are: shim, kernel, two for boot options, and images that
 were put off, of which there are none without option ROMs."""
+
+
+_OF_MODULES = {
+    volume.PE32,
+    volume.RAW,
+    volume.USER_INTERFACE,
+    volume.VERSION,
+    volume.DRIVER_DEPENDENCIES,
+    volume.EARLY_DEPENDENCIES,
+}
 
 
 def _wide(text: str) -> re.Pattern[bytes]:
@@ -168,12 +178,15 @@ def _changed(firmware: bytes) -> bytes:
 
 
 def _check(files: tuple[volume.File, ...], known: bootmodules.Modules) -> None:
-    """Refuse files other than the ``known``, and files with more files inside."""
+    """Refuse files other than the ``known``, and what may have more files inside."""
     for file in files:
         if known.get(file.guid) != file.name:
             raise MeasurementError(f"firmware: module {file.guid} `{file.name}` is not known", hint=_HINT)
-        if any(section.type in {volume.GUID_DEFINED, volume.FIRMWARE_VOLUME} for section in file.sections):
-            raise MeasurementError(f"firmware: module `{file.name}` has a volume inside", hint=_HINT)
+        for section in file.sections:
+            if section.type not in _OF_MODULES:
+                raise MeasurementError(
+                    f"firmware: section of type 0x{section.type:02x} in module `{file.name}`", hint=_HINT
+                )
     missing = sorted(name for guid, name in known.items() if guid not in {file.guid for file in files})
     if missing or len(files) != len(known):
         raise MeasurementError(

@@ -17,7 +17,8 @@ from privml.measure.digest import piece, unsigned
 FILE_SYSTEM = uuid.UUID("8c8ce578-8a3d-4f1c-9935-896185c32dd3")
 FILE_RAW, FILE_PADDING = 0x01, 0xF0
 """Types of files. A raw file, such as the reset vector, has no sections."""
-GUID_DEFINED, PE32, USER_INTERFACE, FIRMWARE_VOLUME, RAW = 0x02, 0x10, 0x15, 0x17, 0x19
+COMPRESSED, GUID_DEFINED, PE32, DRIVER_DEPENDENCIES, VERSION = 0x01, 0x02, 0x10, 0x13, 0x14
+USER_INTERFACE, FIRMWARE_VOLUME, RAW, EARLY_DEPENDENCIES = 0x15, 0x17, 0x19, 0x1B
 """Types of sections."""
 _ERASED = 0xFF
 _HEADER = 24
