@@ -66,7 +66,7 @@ _COMPILED_CODE = (
 )
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
-_BOUND_CODE = ("measure/snp/bound.py", "measure/snp/bootmodules.py", "measure/volume.py")
+_BOUND_CODE = ("measure/snp/bound.py", "measure/snp/bootmodules.py", "measure/firmwarevolume.py")
 _DISK_CODE = ("image/disk.py", "image/partitions.py", "events/gpt.py", "measure/gpt.py", "measure/fat.py")
 
 
