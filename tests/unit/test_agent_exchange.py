@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h11
 import pytest
 
 from privml.agent import exchange
@@ -106,3 +107,42 @@ def test_an_answer_that_is_cut_off_is_an_error_after_its_pieces(last: bytes) -> 
         pytest.raises(HostError, match="engine"),
     ):
         list(sent.pieces())
+
+
+@pytest.mark.parametrize(
+    ("said", "ready", "body"),
+    [
+        (b"content-length: 2\r\n\r\nok", True, b"ok"),
+        (b"content-length: 0\r\n\r\n", True, b""),
+        (b"content-length: 4\r\n\r\nok", True, b"ok++"),  # the rest comes later
+        (b"content-length: 2\r\n\r\n", True, b"++"),
+        (b"content-length: 2\r\n\r\nokay", True, b"ok"),  # what follows is not of this answer
+        (b"Content-Length:2\r\n\r\nok", True, b"ok"),  # not of the usual form: h11 reads it
+        (b"x: \r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, b"ok"),
+    ],
+)
+def test_a_body_of_stated_length_is_read_to_its_end(said: bytes, ready: bool, body: bytes) -> None:
+    go_on = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nServer: x\r\n" + said)
+        go_on.wait(60)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"++")
+
+    with engine(behave) as path, exchange.Exchange(path, "POST", "/", body=b"{}", timeout=60) as sent:
+        assert (sent.status, sent.headers[0], sent.ready) == (200, (b"server", b"x"), ready)
+        go_on.set()
+        assert b"".join(sent.pieces()) == body
+
+
+@pytest.mark.parametrize(("target", "headers"), [("/a b", []), ("/", [(b"accept", b"a\r\nx: y")])])
+def test_a_request_that_cannot_be_written_is_not_sent(target: str, headers: list[tuple[bytes, bytes]]) -> None:
+    heard: list[bytes] = []
+    with (
+        engine(lambda connection: heard.append(connection.recv(65536))) as path,
+        pytest.raises(h11.LocalProtocolError),
+    ):
+        exchange.Exchange(path, "GET", target, headers, timeout=60)
+    assert heard == [b""]

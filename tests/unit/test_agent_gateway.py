@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ class Bench:
         found = self.answer(asked)
         kept = turn.pop_all()
         kept.callback(self._count)
-        return Answer(found.status, found.headers, found.pieces, found.trailers, kept.close)
+        return replace(found, close=kept.close)
 
     def _count(self) -> None:
         self.closed += 1
@@ -104,7 +105,7 @@ class Bench:
         answer = self.post(sealed.body, sealed.form.request_type)
         with contextlib.closing(answer):
             assert (answer.status, dict(answer.headers)[b"content-type"].decode()) == (200, sealed.form.response_type)
-            return sealed.opened(b"".join(answer.pieces))
+            return sealed.opened(b"".join([*answer.pieces, answer.last()]))
 
     def refused(self, body: bytes, media_type: str = CHUNKED.request_type) -> None:
         """The one answer to what cannot be opened; nothing went behind, no turn is kept."""
@@ -207,12 +208,23 @@ def test_each_piece_is_sealed_when_it_is_made_and_the_end_comes_last(bench: Benc
     assert (sealed.feed(next(carried)), len(made)) == (b"data: one\n\n", 1)
     assert (sealed.feed(next(carried)), len(made)) == (b"x" * 40000, 3)
     assert bench.turns == 1
-    assert sealed.feed(next(carried)) == b""
     assert next(carried, None) is None
+    assert sealed.feed(answer.last()) == b""
     assert sealed.end() == b""
     assert sealed.reader.trailers == (("privml-receipt", "eyJ9"),)
     answer.close()
     assert (bench.turns, bench.closed) == (0, 1)
+
+
+def test_the_head_of_an_answer_that_is_there_comes_with_its_first_piece(bench: Bench) -> None:
+    bench.answer = lambda _: Answer(200, [], (b"one", b"two"), ready=True)
+    sealed = seal(bench.configs, request("POST", "/v1/completions", PROMPT))
+    answer = bench.post(sealed.body)
+    carried = iter(answer.pieces)
+    assert answer.ready and sealed.feed(next(carried)) == b"one" and sealed.reader.control == 200
+    assert [sealed.feed(piece) for piece in carried] == [b"two"]
+    assert sealed.feed(answer.last()) + sealed.end() == b""
+    answer.close()
 
 
 def test_an_answer_that_breaks_has_no_end_and_gives_its_turn_back(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -299,6 +300,44 @@ def test_connection_serves_several_requests(served: Guest) -> None:
             assert (response.getheader("content-length"), response.read()) == ("15", b"")
     finally:
         connection.close()
+
+
+def test_requests_of_any_form_follow_each_other_on_one_connection(served: Guest) -> None:
+    usual = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n" + b'{"prompt":"a"}'
+    chunked = (
+        b"POST /v1/completions HTTP/1.1\r\nhost:a\r\ntransfer-encoding: chunked\r\n\r\ne\r\n"
+        + usual[-14:]
+        + b"\r\n0\r\n\r\n"
+    )
+    last = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    alive = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    before = len(served.engine.requests)
+    answers = served.raw(usual + chunked + alive + usual + alive + last)
+    assert answers.count(b"HTTP/1.1 200 ") == 6
+    assert answers.count(b"Paris") == 3 and answers.endswith(b'{"alive":true}\n')
+    assert [json.loads(body)["prompt"] for *_, body in served.engine.requests[before:]] == ["a"] * 3
+
+
+def test_a_head_and_body_in_any_pieces_are_one_request(served: Guest) -> None:
+    data = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n" + b'{"prompt":"b"}'
+    for cuts in ((5,), (len(data) - 14,), (len(data) - 3,), (20, 40, len(data) - 1)):
+        with served.connect() as tls:
+            for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
+                tls.sendall(data[start:end])
+                time.sleep(0.02)
+            assert tls.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_whole_answer_is_one_record(served: Guest) -> None:
+    with served.connect() as tls:
+        tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert tls.recv(65536).endswith(b'\r\n\r\n{"alive":true}\n')
+        tls.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n" + b'{"prompt":"c"}')
+        assert tls.recv(65536).endswith(b'{"choices":[{"text":" Paris."}]}')
+
+
+def test_the_server_keeps_to_one_processor(served: Guest) -> None:
+    assert len(os.sched_getaffinity(served.server.pid)) == 1
 
 
 def test_old_tls_and_plain_text_are_not_answered(served: Guest) -> None:

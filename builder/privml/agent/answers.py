@@ -78,6 +78,9 @@ class Answer:
     exactly once, whether or not all was sent: it gives back what the answer occupies. A piece may end in
     `PrivmlError`: the answer is then incomplete. ``usage`` gives the tokens that the engine reported in what was
     sent so far; None if nobody reads them (`reading_usage`).
+
+    The first piece of an answer that is ``ready`` follows its head at once, and is sent together with it.
+    ``last`` is called once after the pieces: its bytes end the body, and are sent together with the message's end.
     """
 
     status: int
@@ -87,6 +90,8 @@ class Answer:
     close: Callable[[], None] = _nothing
     announced: tuple[bytes, ...] = ()
     usage: Callable[[], tuple[int, int] | None] | None = None
+    ready: bool = False
+    last: Callable[[], bytes] = bytes
 
     @property
     def content_type(self) -> str:
@@ -142,4 +147,4 @@ def own_answer(status: int, content_type: bytes, *pieces: bytes) -> Answer:
         (b"content-length", str(sum(map(len, pieces))).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(status, headers, pieces)
+    return Answer(status, headers, pieces, ready=True)

@@ -8,6 +8,8 @@ ended at any time (`admission`).
 from __future__ import annotations
 
 import contextlib
+import math
+import select
 import socket
 import ssl
 import time
@@ -18,7 +20,9 @@ import h11
 
 from privml.agent.admission import Slot
 from privml.agent.answers import BODILESS, Answer, Asked, Denied
+from privml.agent.incoming import AnyRequest, Incoming, PlainRequest
 from privml.agent.pace import Pace
+from privml.base import heads
 from privml.base.errors import PrivmlError
 
 MAX_HEAD = 32 * 1024
@@ -32,7 +36,6 @@ ANSWER_GRACE, ANSWER_RATE = 30.0, 1024
 """The same for reading an answer. Waiting for the engine does not count."""
 MAX_PIECES = 16 * 1024
 """Pieces in which a body may arrive: each costs time, whatever its size."""
-_COARSE = 0.5  # seconds by which the socket's own timeout may be longer than what is left
 
 
 class Conversation:
@@ -42,45 +45,51 @@ class Conversation:
         self._tls = tls
         self._answer = answer
         self._slot = slot
-        self._timeout = -1.0
         self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._request: Incoming | None = None
+        self._rest = b""  # what has arrived of the next request
         self._head_only = False
+        # Waiting is done here and not by the socket: one that has a timeout waits before each write, and a change of
+        # its timeout is a system call. Each lets another thread run, which then makes this one wait for its turn.
+        tls.setblocking(False)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(tls, select.POLLIN)
+        self._writable.register(tls, select.POLLOUT)
 
     def run(self) -> None:
         """Answer requests until the connection ends; ``OSError`` when the caller disconnects in the middle of one."""
         while True:
             self._slot.idle()
+            self._request = None
             try:
-                event = self._head()
-                if not isinstance(event, h11.Request):
+                request = self._head()
+                if request is None:
                     return
                 self._slot.asking()
-                self._request(event)
+                self._respond(request)
             except h11.RemoteProtocolError as error:
                 self._deny(Denied(error.error_status_hint, "malformed", "malformed HTTP/1.1"))
                 return
             except Denied as denied:
-                self._deny(denied)
-            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                self._deny(denied)  # it says that it is the connection's last
                 return
-            self._http.start_next_cycle()
+            if not request.kept:
+                return
+            self._rest = request.rest
 
-    def _request(self, request: h11.Request) -> None:
-        method = request.method.decode("ascii")
-        self._head_only = method == "HEAD"
-        sent = [(bytes(name), bytes(value)) for name, value in request.headers]
-        read = partial(self._body, request)
+    def _respond(self, request: Incoming) -> None:
+        self._head_only = request.method == "HEAD"
         asked = Asked(
-            method,
-            request.target.decode("ascii"),
-            sent,
-            read,
+            request.method,
+            request.target,
+            request.headers,
+            partial(self._body, request),
             address=self._slot.address,
             caller=self._tls.fileno(),
             share=self._share,
         )
-        self._write(self._answer(asked), trailers=self._takes_trailers(asked))
+        answer = self._answer(asked)
+        self._write(request, answer, trailers=request.has_trailers and _takes_trailers(asked))
 
     @contextlib.contextmanager
     def _share(self) -> Iterator[None]:
@@ -91,22 +100,16 @@ class Conversation:
         finally:
             self._slot.asking()
 
-    def _takes_trailers(self, asked: Asked) -> bool:
-        """Whether the caller says that it reads trailers."""
-        words = b",".join(asked.header(b"te")).lower().split(b",")
-        return self._http.their_http_version != b"1.0" and b"trailers" in [word.strip() for word in words]
-
-    def _body(self, request: h11.Request, limit: int) -> bytes:
-        declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
-        if int(declared) > limit:
+    def _body(self, request: Incoming, limit: int) -> bytes:
+        if request.length > limit:
             raise Denied(413, "too-large", f"body larger than {limit} bytes")
-        if self._http.they_are_waiting_for_100_continue:
-            self._send(h11.InformationalResponse(status_code=100, headers=[]))
+        if awaited := request.awaited():
+            self._send(awaited)
         pace = Pace(BODY_GRACE, BODY_RATE)
         body = bytearray()
         pieces = 0
-        while isinstance(event := self._next(pace), h11.Data):
-            body += event.data
+        while piece := self._piece(request, pace):
+            body += piece
             pieces += 1
             if pieces > MAX_PIECES:
                 raise Denied(400, "too-many-pieces", f"body in more than {MAX_PIECES} pieces")
@@ -114,16 +117,22 @@ class Conversation:
                 raise Denied(413, "too-large", f"body larger than {limit} bytes")
         return bytes(body)
 
+    def _piece(self, request: Incoming, pace: Pace) -> bytes:
+        """The next bytes of a body, none after its end."""
+        while (piece := request.piece()) is None:
+            request.receive(self._paced(pace))
+        return piece
+
     def _deny(self, denied: Denied) -> None:
-        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._request is None or not self._request.unanswered:
             return
         answer = denied.answer()
         answer.headers.append((b"connection", b"close"))
-        self._write(answer)
+        self._write(self._request, answer)
         self._slot.idle()
         self._drain()
 
-    def _write(self, answer: Answer, *, trailers: bool = False) -> None:
+    def _write(self, request: Incoming, answer: Answer, *, trailers: bool = False) -> None:
         """Write an answer as it is made, with its ``trailers`` if they are wanted."""
         with contextlib.closing(answer):
             self._pace = Pace(ANSWER_GRACE, ANSWER_RATE)
@@ -135,15 +144,21 @@ class Conversation:
                 fields.append((b"trailer", b", ".join(answer.announced)))
             if self._slot.closing:
                 fields.append((b"connection", b"close"))
-            self._send(h11.Response(status_code=answer.status, headers=fields))
+            left = request.head(answer.status, fields)
             if not self._head_only:
-                self._write_pieces(answer)
-            self._send(h11.EndOfMessage(headers=answer.trailers() if trailers else []))
+                left = self._write_pieces(request, answer, left)
+            self._send(left + request.end(answer.trailers() if trailers else []))
 
-    def _write_pieces(self, answer: Answer) -> None:
+    def _write_pieces(self, request: Incoming, answer: Answer, head: bytes) -> bytes:
+        """Write the body; what is left for the end. The head goes before the first piece unless that is ``ready``."""
+        if not answer.ready:
+            self._send(head)
+            head = b""
         try:
             for piece in answer.pieces:
-                self._send(h11.Data(data=piece))
+                self._send(head + request.data(piece))
+                head = b""
+            return head + request.data(answer.last())
         except PrivmlError as error:
             # The status is already sent: a broken connection is the only sign that the answer is incomplete.
             raise ConnectionAbortedError("the answer was cut off") from error
@@ -151,8 +166,6 @@ class Conversation:
     def _drain(self) -> None:
         """Read what is left: closing a socket with unread bytes would reset the connection and lose the response."""
         with contextlib.suppress(OSError):
-            self._timeout = -1.0
-            self._tls.settimeout(0)
             self._tls.unwrap()  # sends close_notify without waiting for the peer's
         with contextlib.suppress(OSError):
             self._tls.shutdown(socket.SHUT_WR)
@@ -161,44 +174,56 @@ class Conversation:
             while time.monotonic() < end and self._tls.recv(_PIECE):
                 pass
 
-    def _send(self, event: h11.Event) -> None:
-        rest = memoryview(self._http.send(event) or b"")
+    def _send(self, data: bytes) -> None:
+        rest = memoryview(data)
         while rest:
-            self._wait_at_most(self._pace.left)
+            left = self._pace.left
             self._pace.waiting()
-            sent = self._tls.send(rest)
+            try:
+                sent = self._tls.send(rest)
+            except ssl.SSLWantWriteError:
+                self._writable.poll(_milliseconds(left))
+                sent = 0
             self._pace.moved(sent)
             rest = rest[sent:]
 
-    def _head(self) -> h11.Event | None:
+    def _head(self) -> Incoming | None:
         """The head of the next request; None when there will be none."""
-        event = self._http.next_event()
-        if event is h11.NEED_DATA:
-            self._receive(IDLE_TIMEOUT)
-            return self._next(Pace(HEAD_TIMEOUT, MAX_HEAD))
-        return event if isinstance(event, h11.Event) else None
+        data, self._rest = self._rest or self._receive(IDLE_TIMEOUT), b""
+        found = heads.request(data, MAX_HEAD)
+        if found is not None:
+            self._request = PlainRequest(found, data[found.size :])
+            return self._request
+        self._request = request = AnyRequest(data, MAX_HEAD)
+        pace = Pace(HEAD_TIMEOUT, MAX_HEAD)
+        while (there := request.read_head()) is None:
+            request.receive(self._paced(pace))
+        return request if there else None
 
-    def _next(self, pace: Pace) -> h11.Event | None:
-        """The next event; None when a response must be sent before the peer continues."""
+    def _paced(self, pace: Pace) -> bytes:
+        left = pace.left
+        pace.waiting()
+        data = self._receive(left)
+        pace.moved(len(data))
+        return data
+
+    def _receive(self, seconds: float) -> bytes:
+        """Wait for the peer's next bytes, none at its end; ``TimeoutError`` after ``seconds``."""
+        end = time.monotonic() + seconds
         while True:
-            event = self._http.next_event()
-            if isinstance(event, h11.Event):
-                return event
-            if event is h11.PAUSED:
-                return None
-            left = pace.left
-            pace.waiting()
-            pace.moved(self._receive(left))
+            if not self._tls.pending() and not self._readable.poll(_milliseconds(end - time.monotonic())):
+                raise TimeoutError("the caller sends nothing")
+            with contextlib.suppress(ssl.SSLWantReadError):  # part of a record, or one without data
+                return self._tls.recv(_PIECE)
+            if time.monotonic() >= end:
+                raise TimeoutError("the caller sends no whole record")
 
-    def _receive(self, seconds: float) -> int:
-        """Wait for the peer's next bytes; their number."""
-        self._wait_at_most(seconds)
-        data = self._tls.recv(_PIECE)
-        self._http.receive_data(data)
-        return len(data)
 
-    def _wait_at_most(self, seconds: float) -> None:
-        """Set the socket's timeout, but not for a small difference: each change costs a call."""
-        if not 0 <= self._timeout - seconds <= _COARSE:
-            self._tls.settimeout(seconds)
-            self._timeout = seconds
+def _milliseconds(seconds: float) -> int:
+    return max(math.ceil(1000 * seconds), 0)
+
+
+def _takes_trailers(asked: Asked) -> bool:
+    """Whether the caller says that it reads trailers."""
+    words = b",".join(asked.header(b"te")).lower().split(b",")
+    return b"trailers" in [word.strip() for word in words]

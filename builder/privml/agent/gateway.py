@@ -82,7 +82,7 @@ class Gateway:
             (b"content-length", str(len(offered)).encode()),
             (b"cache-control", b"no-store"),
         ]
-        return Answer(200, headers, (offered,))
+        return Answer(200, headers, (offered,), ready=True)
 
     def _sealed(self, asked: Asked) -> Answer:
         given = b", ".join(value for name, value in asked.headers if name == b"content-type").decode("latin-1")
@@ -135,10 +135,10 @@ class Gateway:
             answer.close()
             answer = Denied(502, "unsealable", "the answer has a status or a header that cannot be sealed").answer()
             head = _head(answer, method)
-        response = opened.response()
         silent = method == "HEAD" or answer.status in BODILESS
+        sealed = _Sealed(opened.response(), head, answer, silent=silent)
         headers = [(b"content-type", opened.form.response_type.encode()), *_STREAMED]
-        return Answer(200, headers, _pieces(response, head, answer, silent=silent), close=answer.close)
+        return Answer(200, headers, sealed.pieces(), close=answer.close, ready=True, last=sealed.last)
 
     def _inner(self, asked: Asked, opened: OpenedRequest, channel: Literal["ohttp", "wrapped"]) -> Asked:
         """The request inside; `Denied` if it is malformed or asks for something else than is answered sealed."""
@@ -177,7 +177,7 @@ def _unopened() -> Answer:
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]
-    return Answer(400, headers, (body,))
+    return Answer(400, headers, (body,), ready=True)
 
 
 def _sealable(headers: list[tuple[bytes, bytes]]) -> fields.Fields:
@@ -193,11 +193,29 @@ def _head(answer: Answer, method: str) -> bytes:
     return bhttp.response_head(answer.status, found)
 
 
-def _pieces(response: ResponseSealer, head: bytes, answer: Answer, *, silent: bool) -> Iterator[bytes]:
-    """The sealed answer: its head, each piece when it is made, its end. An answer that breaks has no end."""
-    yield response.start + response.chunk(head)
-    if not silent:
-        for piece in answer.pieces:
+class _Sealed:
+    """The sealed form of an answer: its head, each piece when it is made, its end. One that breaks has no end."""
+
+    def __init__(self, response: ResponseSealer, head: bytes, answer: Answer, *, silent: bool) -> None:
+        self._response = response
+        self._answer = answer
+        self._silent = silent
+        self._begun = response.start + response.chunk(head)
+
+    def pieces(self) -> Iterator[bytes]:
+        """All but the end. The head goes with the first piece, if that is there."""
+        if self._silent:
+            return
+        if not self._answer.ready:
+            yield self._taken()
+        for piece in self._answer.pieces:
             if piece:
-                yield response.chunk(bhttp.content_piece(piece))
-    yield response.final(bhttp.response_end(_sealable(answer.trailers())))
+                yield self._taken() + self._response.chunk(bhttp.content_piece(piece))
+
+    def last(self) -> bytes:
+        """The end."""
+        return self._taken() + self._response.final(bhttp.response_end(_sealable(self._answer.trailers())))
+
+    def _taken(self) -> bytes:
+        begun, self._begun = self._begun, b""
+        return begun

@@ -67,7 +67,7 @@ def _checked(allowed: Requests, path: str, body: bytes) -> bytes:
     _count(body)
     value = _decoded(body)
     check(value, allowed.fields[path], path)
-    return json.dumps({**value, **allowed.always}, ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _ENCODER.encode({**value, **allowed.always}).encode("ascii")
 
 
 def _count(body: bytes) -> None:
@@ -83,21 +83,26 @@ def _count(body: bytes) -> None:
 
 def _decoded(body: bytes) -> dict[str, Any]:
     """The object in ``body``. Numbers that are too large become infinities, which their field refuses."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            raise UnsupportedError(400, REPEATED_KEY, "the body repeats a key")
-        return result
-
-    def integer(text: str) -> int | float:
-        return int(text) if len(text) <= _MAX_DIGITS else math.copysign(math.inf, -1 if text[0] == "-" else 1)
-
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer)
+        value = _DECODER.decode(body.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         # Not the parser's message: it may quote the prompt.
         raise UnsupportedError(400, NOT_JSON, "the body is not JSON") from error
     if not isinstance(value, dict):
         raise UnsupportedError(400, NOT_JSON, "the body is not a JSON object")
     return value
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        raise UnsupportedError(400, REPEATED_KEY, "the body repeats a key")
+    return result
+
+
+def _integer(text: str) -> int | float:
+    return int(text) if len(text) <= _MAX_DIGITS else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer)
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)

@@ -86,6 +86,7 @@ class Receipts:
             running.close,
             (receipt.TRAILER.encode(),),
             usage,
+            answer.ready,
         )
 
     def find(self, text: str) -> bytes | None:

@@ -294,4 +294,5 @@ def _streamed(turn: contextlib.ExitStack, exchange: Exchange, pieces: Iterable[b
     """The answer of the engine or a service as it arrives; it keeps the turn until it is closed."""
     turn.callback(exchange.close)
     kept = turn.pop_all()
-    return Answer(exchange.status, headers.returned(exchange.headers), pieces, close=kept.close)
+    found = headers.returned(exchange.headers)
+    return Answer(exchange.status, found, pieces, close=kept.close, ready=exchange.ready)
