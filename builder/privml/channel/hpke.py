@@ -8,6 +8,7 @@ The context of a sender seals, that of a recipient opens; both export the same s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from privml.channel.kem import Kem, PrivateKey
 from privml.channel.suites import HASH_SIZE, HKDF_SHA256, NONCE_SIZE, Aead, Sequence, expand, extract
@@ -38,13 +39,18 @@ def _expand(suite: bytes, key: bytes, label: bytes, info: bytes, size: int) -> b
     return expand(key, size.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info, size)
 
 
+@lru_cache(maxsize=64)
+def _public_context(suite: bytes, info: bytes) -> bytes:
+    """What the key schedule uses besides the shared secret. It is public, and the same for every message to a key."""
+    return _BASE_MODE + _extract(suite, b"", b"psk_id_hash", b"") + _extract(suite, b"", b"info_hash", info)
+
+
 def schedule(kem: Kem, aead: Aead, shared: bytes, info: bytes) -> Schedule:
     """RFC 9180's KeySchedule with empty pre-shared key."""
     if len(info) > MAX_INFO:
         raise ValueError(f"info: {len(info)} bytes, expected at most {MAX_INFO}")
     suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (kem.id, HKDF_SHA256, aead.id))
-    no_psk = _extract(suite, b"", b"psk_id_hash", b"")
-    context = _BASE_MODE + no_psk + _extract(suite, b"", b"info_hash", info)
+    context = _public_context(suite, info)
     secret = _extract(suite, shared, b"secret", b"")
     return Schedule(
         suite,

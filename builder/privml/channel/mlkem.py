@@ -15,8 +15,8 @@ import contextlib
 import ctypes
 import weakref
 from collections.abc import Iterator
-from functools import cache
-from typing import Protocol
+from functools import cache, lru_cache
+from typing import Any, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -28,6 +28,7 @@ SYSTEM_LIBRARY = "libcrypto.so.3"
 # PKCS #8 with the seed alone, as OpenSSL 3.5 and RFC 9935 write it; the seed follows.
 _PKCS8 = bytes.fromhex("3054020100300b060960864801650304040204428040")
 _NAME = b"ML-KEM-768"
+_KEYS = 32  # decoded public keys that are kept: two of each of as many guests as a request can be for
 
 
 class Private(Protocol):
@@ -67,14 +68,17 @@ class _ByCryptography:
         from cryptography.hazmat.primitives.asymmetric import mlkem
 
         self._module = mlkem
+        self._public = lru_cache(maxsize=_KEYS)(self._decoded)
         mlkem.MLKEM768PrivateKey.from_seed_bytes(bytes(SEED_SIZE))  # some wheels have the names only
+
+    def _decoded(self, public: bytes) -> Any:
+        return self._module.MLKEM768PublicKey.from_public_bytes(_sized("public key", public, PUBLIC_SIZE))
 
     def private(self, seed: bytes) -> Private:
         return _CryptographyKey(self._module.MLKEM768PrivateKey.from_seed_bytes(_sized("seed", seed, SEED_SIZE)))
 
     def encapsulate(self, public: bytes) -> tuple[bytes, bytes]:
-        key = self._module.MLKEM768PublicKey.from_public_bytes(_sized("public key", public, PUBLIC_SIZE))
-        secret, ciphertext = key.encapsulate()
+        secret, ciphertext = self._public(public).encapsulate()
         return _sized("secret", secret, SECRET_SIZE), _sized("ciphertext", ciphertext, CIPHERTEXT_SIZE)
 
 

@@ -7,6 +7,7 @@ from privml.base.errors import EvidenceError
 MAX = 2**62 - 1
 LONGEST = 8
 """Bytes of the longest encoding."""
+_ONE_BYTE = 63  # the largest value in one byte
 
 
 class Short(EvidenceError):
@@ -15,6 +16,8 @@ class Short(EvidenceError):
 
 def encode(value: int) -> bytes:
     """The shortest encoding of ``value``."""
+    if 0 <= value <= _ONE_BYTE:
+        return bytes((value,))
     for power, size in enumerate((1, 2, 4, 8)):
         if 0 <= value < 1 << (8 * size - 2):
             return (value | power << (8 * size - 2)).to_bytes(size, "big")
@@ -39,10 +42,11 @@ class Cursor:
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes."""
-        if size > self.left:
+        start, end = self.position, self.position + size
+        if end > len(self._data):
             raise Short(f"{self._what}: ends at byte {len(self._data)}, expected {size - self.left} more")
-        start, self.position = self.position, self.position + size
-        return self._data[start : self.position]
+        self.position = end
+        return self._data[start:end]
 
     def number(self, size: int) -> int:
         """A big-endian integer of ``size`` bytes."""
@@ -51,6 +55,8 @@ class Cursor:
     def varint(self, *, shortest: bool = False) -> int:
         """A variable-length integer. Lengths may be written longer than needed; with ``shortest`` they may not."""
         first = self.number(1)
+        if first <= _ONE_BYTE:
+            return first
         size = 1 << (first >> 6)
         value = (first & 0x3F) << (8 * (size - 1)) | self.number(size - 1)
         if shortest and len(encode(value)) != size:
