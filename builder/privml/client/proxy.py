@@ -28,6 +28,7 @@ from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD
 from privml.client.gate import Decision
+from privml.client.gathered import GatheringProtocol
 from privml.client.guests import Guests, NotOpen
 from privml.client.listening import port_sockets, served_socket
 from privml.client.pages import Pages
@@ -43,6 +44,7 @@ MAX_CONNECTIONS = 256
 ANYBODY_HERE = Callers()
 """Every program of this machine, and no web page."""
 BODY_TIMEOUT = 120.0
+UNWATCHED = 0.05
 START_TIMEOUT = 30.0
 # The engine, and the image's own services.
 _PREFIXES = ("/v1/", "/x/")
@@ -111,11 +113,12 @@ def _server(
 ) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=GatheringProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody forwards to it
         h11_max_incomplete_event_size=MAX_HEAD,
         timeout_keep_alive=30,
         limit_concurrency=MAX_CONNECTIONS,
@@ -172,7 +175,15 @@ def application(guests: Guests, callers: Callers = ANYBODY_HERE, receipts: Recei
         ],
         lifespan=lifespan,
     )
-    return Guarded(made, callers)
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass what carries the load by the application's layers, which it does not need."""
+        if scope["type"] == "http" and scope["path"].startswith(_PREFIXES) and scope["method"] in METHODS:
+            await forwarding(scope, receive, send)
+        else:
+            await made(scope, receive, send)
+
+    return Guarded(routed, callers)
 
 
 async def _health(guests: Guests, _: Request) -> Response:
@@ -226,7 +237,10 @@ class _Forwarding:
 
 
 class _WhileThere:
-    """A block that ends without an error when the client disconnects, wherever it waits. The body has been read."""
+    """A block that ends without an error when the client disconnects, wherever it waits. The body has been read.
+
+    One that ends within `UNWATCHED` seconds ends by itself: a task for each such request costs more than it spares.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -236,14 +250,20 @@ class _WhileThere:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watching = asyncio.create_task(self._watch())
+        self._watching: asyncio.Task[None] | None = None
+        self._begins = asyncio.get_running_loop().call_later(UNWATCHED, self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._watching.cancel()
+        self._begins.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         if not self._left or kind is not asyncio.CancelledError:
             return False
         self._task.uncancel()
         return True
+
+    def _begin(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         await self._receive()

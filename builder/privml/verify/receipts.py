@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from privml.base.errors import Refused
 from privml.base.strictjson import canonical
@@ -36,6 +37,10 @@ class ReceiptCase:
 
     def read(self) -> Receipt:
         """The receipt; ``Refused`` unless the document's receipt key signed it, ``EvidenceError`` if malformed."""
+        return self._read
+
+    @cached_property
+    def _read(self) -> Receipt:
         key = self.facts.keys.find(*RECEIPT_KEY)
         if key is None:
             raise Refused("no receipt key in the document")
