@@ -3,9 +3,10 @@
     python -m benchmarks.forwarding [--before DIRECTORY] [--streams 64] [--rounds 3]
 
 The engine is a stand-in on a Unix socket; the agent is the real server process on a simulated TEE; the proxy is a
-process of its own. Everything is on this machine, so a figure of a flat-out load is one of the processors shared by
-the load, the engine and what is measured: processor time for each token or request says more. ``--before`` names
-another checkout, whose proxy and agent take turns with these, so that a busy moment meets all.
+process of its own: `proxy` seals requests as it does by default, `proxy-open` does not, `proxy-receipts` also checks
+and keeps a receipt for each answer. Everything is on this machine, so a figure of a flat-out load is one of the
+processors shared by the load, the engine and what is measured: processor time for each token or request says more.
+``--before`` names another checkout, whose proxies and agent take turns with these, so that a busy moment meets all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from privml.statement.predicate import encode
 ROOT = Path(__file__).resolve().parents[1]
 PACE = 50
 """Tokens a second of each paced stream."""
+KINDS = ("", "open", "receipts")
+"""The ways of a proxy: sealed, open, and sealed with receipts."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PIECE = b'data: {"choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 _CHUNK = b"%x\r\n%s\r\n" % (len(_PIECE), _PIECE)
@@ -41,25 +44,29 @@ _SMALL = b'{"choices":[{"text":"ok"}]}'
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_SMALL), _SMALL)
 _PROXY = """
 import sys, time
+from pathlib import Path
 from privml.client import attested, proxy
+from privml.client.direct import Direct
 from privml.client.gate import Gate
 from privml.evidence.tdx.signature import root_der
 from privml.sim import quote as sim
 from privml.statement.predicate import decode
 from privml.verify.anchor import Built, Expected
 from privml.verify.policy import Policy
-url, port, path = sys.argv[1:]
+from privml.client.guests import Guest, Guests
+from privml.client.receipts import Receipts
+url, port, path, kind, folder = sys.argv[1:]
 expected = Expected(decode(open(path, "rb").read()), Built("out"))
 policy = Policy(allow_simulated=root_der(sim.root_pem()))
 def check(document, nonce, key):
     now = int(time.time())
     return attested.judge(document, expected, policy, now=now, nonce=nonce, tls_spki_sha256=key)
-try:
-    from privml.client.guests import Guests
-    guests = Guests.at([url], check)
-except ImportError:
-    guests = Gate(url, check)
-proxy.server(("127.0.0.1", int(port)), guests).run()
+receipts = Receipts(Path(folder)) if kind == "receipts" else None
+if receipts is not None:
+    check = receipts.watching(check, lambda judgement: None)
+gate = Gate(url, check)
+guests = Guests([Guest(gate, Direct(gate.upstream) if kind == "open" else None)])
+proxy.server(("127.0.0.1", int(port)), guests, receipts=receipts).run()
 """
 
 
@@ -155,7 +162,7 @@ class Caller:
         begun = time.perf_counter()
         self._writer.write(self._endpoint.request(stream=True, max_tokens=tokens, temperature=int(paced)))
         first, count, data = 0.0, 0, b""
-        while not data.endswith(b"0\r\n\r\n"):
+        while not data.endswith(b"\r\n0\r\n\r\n"):
             piece = await self._reader.read(1 << 16)
             if not piece:
                 raise ConnectionError(f"{self._endpoint.name}: ended early")
@@ -275,15 +282,15 @@ def served(name: str, checkout: Path, number: int) -> Iterator[list[Endpoint]]:
             time.sleep(0.02)
         predicted = made.root / "prediction.json"
         predicted.write_bytes(encode(prediction(made)))
-        url, port = f"https://127.0.0.1:{made.config.listen}", free_port()
-        argv = [sys.executable, "-c", _PROXY, url, str(port), str(predicted)]
-        pid = stack.enter_context(_process(argv, builder))
-        _until_there(port)
-        yield [
-            Endpoint(f"direct{name}", str(path)),
-            Endpoint(f"agent{name}", made.config.listen, tls=True, pids=(made.server.pid,)),
-            Endpoint(f"proxy{name}", port, pids=(pid,)),
-        ]
+        url, found = f"https://127.0.0.1:{made.config.listen}", [Endpoint(f"direct{name}", str(path))]
+        found.append(Endpoint(f"agent{name}", made.config.listen, tls=True, pids=(made.server.pid,)))
+        for kind in KINDS:
+            port = free_port()
+            argv = [sys.executable, "-c", _PROXY, url, str(port), str(predicted), kind, str(made.root / "receipts")]
+            pid = stack.enter_context(_process(argv, builder))
+            _until_there(port)
+            found.append(Endpoint(f"proxy{kind and '-'}{kind}{name}", port, pids=(pid,)))
+        yield found
 
 
 def main() -> None:
@@ -293,6 +300,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--loads", default="paced,flat,small", help="which of paced, flat and small")
     words = parser.parse_args()
     number: int = words.streams
     loads: dict[str, Callable[[Endpoint], Run]] = {
@@ -307,6 +315,8 @@ def main() -> None:
         found: dict[tuple[str, str], list[Run]] = {}
         for turn in range(words.rounds):
             for load, work in loads.items():
+                if load not in words.loads.split(","):
+                    continue
                 for endpoint in reversed(endpoints) if turn % 2 else endpoints:
                     found.setdefault((load, endpoint.name), []).append(work(endpoint))
         memory = {endpoint.name: endpoint.resident() for endpoint in endpoints}
