@@ -274,6 +274,21 @@ def test_malformed_and_oversized_requests_are_refused(served: Guest, data: bytes
     assert served.json("/healthz")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PUT", "/v1/models", "GET"),
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", f"/v1/receipts/{'00' * 16}", "GET, HEAD"),
+        ("PUT", "/.well-known/ohttp-gateway", "GET, HEAD, POST"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(served: Guest, method: str, path: str, allowed: str) -> None:
+    status, headers, body = served.request(method, path)
+    assert (status, json.loads(body)["error"]["code"], headers["allow"]) == (405, "method", allowed)
+
+
 def test_body_that_grows_past_the_limit_is_refused(served: Guest) -> None:
     def body() -> Iterator[bytes]:
         for _ in range(17):

@@ -103,13 +103,24 @@ class Denied(PrivmlError):
     """End of a request with a status and an error as JSON. ``more`` is added beside the error.
 
     ``retry_after`` is how many seconds a caller should wait before it asks again; every 429 and 503 has one.
+    ``methods`` are those that are allowed; every 405 has them.
     """
 
-    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: int | None = None,
+        *,
+        methods: tuple[str, ...] = (),
+        **more: Any,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retry_after = retry_after
+        self.methods = methods
         self.more = more
 
     def answer(self) -> Answer:
@@ -118,7 +129,19 @@ class Denied(PrivmlError):
         answer = json_answer(self.status, canonical({"error": error, **self.more}) + b"\n")
         if self.retry_after is not None:
             answer.headers.append((b"retry-after", str(self.retry_after).encode()))
+        if self.methods:
+            answer.headers.append((b"allow", ", ".join(self.methods).encode()))
         return answer
+
+
+READING = ("GET", "HEAD")
+
+
+def expect_method(method: str, methods: tuple[str, ...], place: str) -> None:
+    """Raise `Denied` with 405 unless ``method`` is one of ``methods``; ``place`` is what expects one of them."""
+    if method not in methods:
+        expected = " or ".join(each for each in methods if each != "HEAD")
+        raise Denied(405, "method", f"{place} expects {expected}", methods=methods)
 
 
 def reading_usage(answer: Answer) -> tuple[Answer, Callable[[], tuple[int, int] | None]]:

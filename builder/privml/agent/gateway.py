@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-from privml.agent.answers import BODILESS, Answer, Asked, Denied, json_answer
+from privml.agent.answers import BODILESS, READING, Answer, Asked, Denied, expect_method, json_answer
 from privml.agent.channelkeys import ChannelKeys
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical
@@ -71,8 +71,7 @@ class Gateway:
         """The answer to a request with one of `PATHS`; `Denied` if there is none."""
         if asked.path == GATEWAY and asked.method == "POST":
             return self._sealed(asked)
-        if asked.method not in ("GET", "HEAD"):
-            raise Denied(405, "method", f"{asked.path} expects GET{' or POST' if asked.path == GATEWAY else ''}")
+        expect_method(asked.method, (*READING, "POST") if asked.path == GATEWAY else READING, asked.path)
         asked.read(0)
         if asked.path == record.PATH:
             return json_answer(200, self._keys.record())

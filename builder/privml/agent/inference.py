@@ -44,7 +44,7 @@ def engine_body(allowed: Requests, method: str, path: str, query: str, body: byt
         raise UnsupportedError(404, NOT_FOUND, f"unknown path {path[:80]}, expected one of {known}")
     expected = "GET" if path in allowed.readable else "POST"
     if method != expected:
-        raise UnsupportedError(405, METHOD, f"{path} expects {expected}")
+        raise UnsupportedError(405, METHOD, f"{path} expects {expected}", methods=(expected,))
     if query:
         raise UnsupportedError(400, QUERY, f"{path} takes no query")
     if path in allowed.readable:

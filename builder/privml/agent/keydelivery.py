@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from privml.agent import wire
-from privml.agent.answers import Answer, Asked, Denied, json_answer
+from privml.agent.answers import READING, Answer, Asked, Denied, expect_method, json_answer
 from privml.agent.attestation import Attestation, Documents
 from privml.agent.attestorclient import QUOTE_TIMEOUT, parts_of
 from privml.agent.layout import Layout
@@ -74,9 +74,7 @@ class KeyDelivery:
         """The answer to a request at one of `PATHS`; ``document`` limits how many are made for an address."""
         if not self._encrypted:
             raise Denied(404, "no-keys", "no volume of this image is encrypted, so it waits for no key")
-        methods = ("POST",) if asked.path == RELEASE else ("GET", "HEAD")
-        if asked.method not in methods:
-            raise Denied(405, "method", f"{asked.path} expects {methods[0]}")
+        expect_method(asked.method, ("POST",) if asked.path == RELEASE else READING, asked.path)
         self._must_wait_for_keys()
         if asked.path == RELEASE:
             return self._release(asked)

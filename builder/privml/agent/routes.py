@@ -18,7 +18,7 @@ from pathlib import Path
 
 from privml.agent import endings, gateway, headers, identity, keydelivery
 from privml.agent.admission import PerAddress, shared
-from privml.agent.answers import Answer, Asked, Denied, json_answer, own_answer
+from privml.agent.answers import READING, Answer, Asked, Denied, expect_method, json_answer, own_answer
 from privml.agent.attestation import Attestation
 from privml.agent.callers import Callers
 from privml.agent.channelkeys import ChannelKeys
@@ -125,8 +125,7 @@ class Routes:
         ready, stages = self._attestation.stages()
         if asked.path not in self._own:
             raise Denied(404, "not-found", "unknown path")
-        if asked.method not in ("GET", "HEAD"):
-            raise Denied(405, "method", f"{asked.path} expects GET")
+        expect_method(asked.method, READING, asked.path)
         asked.read(0)
         if asked.path == "/healthz":
             return json_answer(200, b'{"alive":true}\n')
@@ -174,8 +173,7 @@ class Routes:
 
     def _receipt(self, asked: Asked) -> Answer:
         """A receipt by its id, also of an answer that ended because the engine did."""
-        if asked.method not in ("GET", "HEAD"):
-            raise Denied(405, "method", f"{receipt.PATH} expects GET")
+        expect_method(asked.method, READING, receipt.PATH)
         asked.read(0)
         found = self._receipts.find(asked.target.removeprefix(receipt.PATH))
         if found is None:
@@ -199,8 +197,7 @@ class Routes:
     def _usage(self, asked: Asked) -> Answer:
         """What the subjects used, for whoever has a token for that; also of a machine that is being stopped."""
         self._admit(asked, USAGE)
-        if asked.method not in ("GET", "HEAD"):
-            raise Denied(405, "method", f"{usage.PATH} expects GET")
+        expect_method(asked.method, READING, usage.PATH)
         asked.read(0)
         since = _SINCE.match(asked.query)
         if since is None:
@@ -214,8 +211,7 @@ class Routes:
         name, slash, rest = asked.target.removeprefix(services.PREFIX).partition("/")
         if not slash or name not in self._services:
             raise Denied(404, "no-service", "this image has no service of that name")
-        if asked.method not in SERVICE_METHODS:
-            raise Denied(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
+        expect_method(asked.method, SERVICE_METHODS, "a service")
         subject = self._admit(asked)
         turn, body = begin(asked, SERVICE_BODY)
         with turn:
@@ -281,7 +277,7 @@ def _shown(engine: Engine, asked: Asked, body: bytes) -> bytes:
     try:
         return engine_body(engine.requests, asked.method, asked.path, asked.query, body)
     except UnsupportedError as error:
-        raise Denied(error.status, error.code, error.message) from error
+        raise Denied(error.status, error.code, error.message, methods=error.methods) from error
 
 
 def _exchange(place: Path, asked: Asked, target: str, body: bytes, timeout: float) -> Exchange:

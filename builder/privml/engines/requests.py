@@ -49,12 +49,16 @@ CODES = (
 
 
 class UnsupportedError(EvidenceError):
-    """A request that is not passed to the engine: the HTTP status of the refusal, and one of `CODES`."""
+    """A request that is not passed to the engine: the HTTP status of the refusal, and one of `CODES`.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    ``methods`` are those that are allowed, where the request's is not.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, methods: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.methods = methods
 
 
 @dataclass(frozen=True)
