@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, hosts, keys, repro, sealed, site, trees, verifying, volumes
+from benchmarks import gpus, hosts, keys, repro, sealed, site, snp, trees, verifying, volumes
 from benchmarks.checkout import Checkout
 from benchmarks.measured import cpu, figure, seconds
 
@@ -168,6 +168,7 @@ def main() -> None:
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
     thousand(MachinePredictor(tools, place.store.root, target.directory, manifest), platform)
     hosts.run(figure, target, platform)
+    snp.run(figure, target)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     gpus.run(figure)
     sealed.run(figure)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit import amdsev
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
@@ -26,6 +27,7 @@ from privml.measure import (
     cpio,
     efivars,
     fat,
+    firmwarevolume,
     gpt,
     mrtd,
     pciwindow,
@@ -35,6 +37,7 @@ from privml.measure import (
     uki,
     verity,
 )
+from privml.measure.snp.bound import bound
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
@@ -66,6 +69,7 @@ def make_uki() -> bytes:
 
 
 FIRMWARE, UKI = make_firmware(), make_uki()
+AMDSEV = amdsev.PARTS.build()
 
 
 def test_the_seeds_are_well_formed() -> None:
@@ -126,6 +130,9 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, artefact.identify),
     (ACPI, artefact.identify),
     (TABLE, artefact.identify),
+    (AMDSEV[: amdsev.FIRST + 4096], lambda data: firmwarevolume.volumes(data, "volume")),
+    (AMDSEV, bound),
+    (amdsev.PARTS.contents(), lambda data: bound(amdsev.PARTS.around(data))),
     (bytes(60), lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),
 ]
 

@@ -6,18 +6,22 @@ privml.measure.tdtpm explains every difference from the prediction for a TD; an 
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.real.conftest import only_full
+from tests.real.levers import more, pulled
 
 from privml.base.sizes import size_of
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.machine.platform import Device, Size
+from privml.measure import pe
 from privml.measure.tdtpm import RULES
+from privml.output.artefacts import UKI
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
@@ -92,6 +96,19 @@ def test_the_boot_log_of_a_disk_boot_equals_its_prediction(
     bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]
 ) -> None:
     predicted(bench.boot(bench.launch(shape, devices=devices, boot_disk=boot_disk)))
+
+
+def test_a_shim_in_the_kernels_place_moves_rtmr1(bench: Bench, demo_cpu_dev: Path, tmp_path: Path) -> None:
+    """An SNP guest's launch digest shows no shim that stock firmware starts; RTMR1 has an event for it."""
+    shim = tmp_path / "shim"
+    shutil.copy(demo_cpu_dev / UKI, shim)
+    launch = pulled(bench.launch(SMALL), more("-shim", "/attached/shim"), attached={"shim": shim})
+    booted = bench.boot(launch)
+    assert booted.disagreeing == () and not booted.equal
+    moved = [one for one in booted.comparison.differences if one.register.upper() == "RTMR1"]
+    assert moved and all(one.register.upper() in {"RTMR1", "RTMR2"} for one in booted.comparison.differences)
+    started = pe.authenticode(shim.read_bytes())
+    assert any(entry.digest == started for entry in booted.log), "the shim's load is in the log"
 
 
 @only_full

@@ -37,15 +37,16 @@ def firmware(
     reset: int | None = RESET_EIP,
     size: int = 0x4000,
     metadata: bytes | None = None,
+    at: int = AT,
 ) -> bytes:
-    """A firmware file of ``size`` bytes; ``metadata`` replaces the whole block of sections."""
+    """A firmware file of ``size`` bytes; ``metadata`` replaces the whole block of sections, at byte ``at``."""
     body = bytearray((number * 7 + 3) % 251 for number in range(size))
     block = metadata
     if block is None:
         rows = b"".join(struct.pack("<III", *row) for row in sections)
         block = b"ASEV" + struct.pack("<III", 16 + len(rows), 1, len(sections)) + rows
-    body[AT : AT + len(block)] = block
-    parts = [(METADATA, struct.pack("<I", size - AT))]
+    body[at : at + len(block)] = block
+    parts = [(METADATA, struct.pack("<I", size - at))]
     parts += [(HASHES, struct.pack("<II", hashes, 0x400))] if hashes is not None else []
     parts += [(RESET, struct.pack("<I", reset))] if reset is not None else []
     entries = b"".join(data + struct.pack("<H", len(data) + 18) + guid for guid, data in parts)

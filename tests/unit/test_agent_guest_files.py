@@ -16,7 +16,7 @@ from privml.engines.registry import ENGINES
 from privml.events import services as own
 from privml.image import render
 from privml.lock.trees import agent_tree, overlays
-from privml.recipe import fabrics, guestroot
+from privml.recipe import fabrics, guestroot, tees
 from privml.recipe.drivers import DRIVERS
 from privml.recipe.models import Content
 
@@ -115,6 +115,11 @@ def test_the_kernel_can_open_encrypted_volumes_and_their_keys_are_in_a_keyring_o
     loaded = (COMMON / "etc/modules-load.d/privml.conf").read_text().splitlines()
     assert set(render.CRYPT_MODULES) <= {*loaded} & {*render.GUEST_MODULES}
     assert service_of("boot")["KeyringMode"] == ["private"]
+
+
+def test_the_guest_of_each_tee_loads_the_module_that_gives_it_evidence() -> None:
+    loaded = (COMMON / "etc/modules-load.d/privml.conf").read_text().splitlines()
+    assert set(tees.GUEST_MODULES) == {"tdx_guest", "sev_guest"} <= {*loaded} & {*render.GUEST_MODULES}
 
 
 def test_a_guest_without_an_engine_has_no_engine_user() -> None:

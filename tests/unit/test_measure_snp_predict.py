@@ -1,4 +1,4 @@
-"""Launches of SNP guests in predictions: one for each number of processors, as an independent program computes them."""
+"""Launches of SNP guests in predictions, one for each number of processors, as another program computes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from privml.machine.platform import Size
 from privml.measure.snp import vmsa
 from privml.measure.snp.hashes import KernelHashes
 from privml.measure.snp.launch import Launcher
-from privml.measure.snp.predict import predict, sizes
+from privml.measure.snp.predict import predict
 from privml.recipe.loader import shipped
 from privml.statement.launch import BOUND, HASHED, MeasuredLaunch
 from privml.vm.platforms import platform
@@ -33,9 +33,8 @@ def test_a_launch_has_the_digest_that_another_program_computes(tmp_path: Path) -
     (tmp_path / "firmware").write_bytes(firmware())
     (tmp_path / "uki").write_bytes(UKI)
     for vcpus, features in ((1, 1), (3, 1), (2, 0x21)):
-        found = predict(
-            Launcher(firmware(), KERNEL), dataclasses.replace(SNP, sev_features=features), vcpus, BOUND, {}
-        )
+        machine = dataclasses.replace(SNP, sev_features=features)
+        (found,) = predict(Launcher(firmware(), KERNEL), machine, [Size(vcpus, 0)], BOUND, {})
         assert found.accepted(LAUNCH) == (
             oracle.calc_launch_digest(
                 SevMode.SEV_SNP, vcpus, 0xA10F10, str(tmp_path / "firmware"), str(tmp_path / "uki"), "", "",
@@ -46,7 +45,7 @@ def test_a_launch_has_the_digest_that_another_program_computes(tmp_path: Path) -
 
 
 def test_a_launch_is_written_and_read_with_its_steps_and_their_recipe_lines() -> None:
-    found = predict(Launcher(firmware(), KERNEL), SNP, 2, HASHED, ORIGINS)
+    (found,) = predict(Launcher(firmware(), KERNEL), SNP, [Size(2, 1 << 30)], HASHED, ORIGINS)
     assert MeasuredLaunch.from_dict(found.to_dict()) == found
     assert found.label == "qemu-11-q35-snp, 2 vcpus, CPU 0xa10f10"
     assert found.machine.to_dict() == {
@@ -62,7 +61,12 @@ def test_a_launch_is_written_and_read_with_its_steps_and_their_recipe_lines() ->
 
 
 def test_machines_that_differ_in_memory_are_one() -> None:
-    assert sizes([Size(2, 1 << 31), Size(4, 1 << 31), Size(2, 1 << 32)]) == (2, 4)
+    launcher = Launcher(firmware(), KERNEL)
+    found = predict(launcher, SNP, [Size(4, 1 << 31), Size(2, 1 << 31), Size(4, 1 << 32)], BOUND, {})
+    assert [launch.machine.vcpus for launch in found] == [4, 2]
+    for launch in found:
+        assert launch.events == launcher.steps(launch.machine.vcpus, signature=0xA10F10)
+        assert launch.accepted(LAUNCH) == (launcher.digest(launch.machine.vcpus, signature=0xA10F10),)
 
 
 def test_only_snp_guests_of_qemu_are_predicted() -> None:
@@ -73,9 +77,9 @@ def test_only_snp_guests_of_qemu_are_predicted() -> None:
         (Launcher(firmware(), KERNEL, vmsa.GCE), SNP),
     ):
         with pytest.raises(MeasurementError, match="are not SNP guests of QEMU"):
-            predict(launcher, where, 1, BOUND, {})
+            predict(launcher, where, [Size(1, 0)], BOUND, {})
     with pytest.raises(RecipeError, match="256 vCPUs, expected at most 255"):
-        predict(Launcher(firmware(), KERNEL), SNP, 256, BOUND, {})
+        predict(Launcher(firmware(), KERNEL), SNP, [Size(256, 0)], BOUND, {})
 
 
 def test_hashes_say_what_they_are_of() -> None:

@@ -22,6 +22,7 @@ from privml.measure.snp.hashes import KernelHashes
 from privml.measure.snp.launch import Launcher
 from privml.output import manifest as manifests
 from privml.output.prediction import read_prediction
+from privml.readers import launchsteps
 from privml.recipe.loader import shipped
 from privml.sim import snpreport as sim
 from privml.statement.launch import BOUND, HASHED, SnpMachine
@@ -217,6 +218,30 @@ def test_two_predictions_differ_by_the_steps_that_add_something_else(
     assert done.code == 1
     told = json.loads(Outcome(capsys, "diff", *predictions, "--json").stdout)
     assert [len(shape["differences"]) for shape in told["shapes"]] == [0, 0, 1, 1]
+
+
+def test_steps_are_compared_by_what_they_add(folder: Path) -> None:
+    """Every digest after the first difference differs, and only the steps that add something else are named."""
+    launcher = Launcher(firmware(), hashes_of(manifests.read(folder)))
+    two, four = (launcher.steps(vcpus, signature=0xA10F10) for vcpus in (2, 4))
+    found = list(launchsteps.moved(two, four))
+    assert [(one, other and other.origin) for one, other, _ in found] == [(None, "vCPU 2"), (None, "vCPU 3")]
+    names = ("A", "B")
+    assert launchsteps.line(*found[0][:2], names) == "LAUNCH: only B has vCPU 2, CPUID 0xa10f10, SEV_FEATURES 0x1"
+    (last, _) = [one for one, other, _ in launchsteps.moved(four, two) if other is None]
+    assert last is not None and last.origin == "vCPU 2"
+    other = Launcher(firmware(reset=1), KernelHashes.of_uki(bytes(32))).steps(2, signature=MILAN)
+    changed = [launchsteps.line(one, step, names) for one, step, _ in launchsteps.moved(two, other)]
+    assert [line.partition(":")[2].split(":")[0] for line in changed] == [
+        f" difference in {step}" for step in ("the firmware", "the kernel hashes", "vCPU 0", "vCPU 1")
+    ]
+    assert "CPUID 0xa10f10, SEV_FEATURES 0x1 (A), CPUID 0xa00f11, SEV_FEATURES 0x1 (B)" in changed[-1]
+    fewer = launcher.steps(2, signature=0xA10F10)[1:]
+    assert launchsteps.line(*next(launchsteps.moved(two, fewer))[:2], names).startswith(
+        "LAUNCH: only A has the firmware"
+    )
+    pages = next(step for step in two if step.origin == "section MEMORY of the firmware")
+    assert launchsteps.line(pages, None, names).endswith("9 pages at 0x800000")
 
 
 def test_a_prediction_of_snp_guests_alone_is_described_and_has_no_log(

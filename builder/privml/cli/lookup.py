@@ -56,10 +56,10 @@ def lookup(
 ) -> None:
     """Find which published images, versions and machine sizes have the value HEX.
 
-    HEX is a register as a quote or a log has it (MRTD, RTMR0 to RTMR3), or the SHA-256 of an artefact, of a published
-    file or of a signed statement; its first eight digits or more will do. Without --trust, the folder is checked only
-    from its own first root, and the first line says so. Exit status: 0 found, 1 no version has it, 8 the repository
-    is not what was signed.
+    HEX is a register as a quote, a report or a log has it (MRTD, RTMR0 to RTMR3, an SNP guest's launch digest), or
+    the SHA-256 of an artefact, of a published file or of a signed statement; its first eight digits or more will do.
+    Without --trust, the folder is checked only from its own first root, and the first line says so. Exit status: 0
+    found, 1 no version has it, 8 the repository is not what was signed.
 
     \b
     Examples:

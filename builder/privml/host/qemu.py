@@ -13,7 +13,7 @@ from privml.base.errors import HostError
 from privml.base.files import sha256_file
 from privml.base.run import run
 from privml.host.line import Line
-from privml.recipe.platform import NO_TEE, PlatformFile
+from privml.recipe.platform import NO_TEE, SNP, PlatformFile
 
 _FOLDERS = ("usr/local/bin", "usr/bin", "usr/libexec")
 _NAMES = ("qemu-system-x86_64", "qemu-kvm")
@@ -57,7 +57,9 @@ def look(
     match = _VERSION.search(ask([path, "--version"]))
     version, package = (match[1], match[2] or "") if match is not None else (_UNKNOWN, "")
     binary = sha256_file(Path(path))
-    fits = tuple(sorted(one.name for one in platforms if one.tee != NO_TEE and _is_of(one, binary, package)))
+    # Nothing that an SNP guest measures depends on QEMU's version.
+    tds = [one for one in platforms if one.tee not in (NO_TEE, SNP)]
+    fits = tuple(sorted(one.name for one in tds if _is_of(one, binary, package)))
     return QemuFact(path, version, package, "tdx-guest" in ask([path, "-object", "help"]), fits)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import EvidenceError, MeasurementError, printable
 from privml.events import tcg
-from privml.events.registers import MRTD, RTMR3, RTMRS
+from privml.events.registers import MRTD, RTMR3
 from privml.evidence import capture as captures
 from privml.evidence import dstack
 from privml.evidence.capture import Capture

@@ -55,6 +55,7 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     "kernel package": (Group.INPUTS, BY_UKI),
     "firmware package": (Group.INPUTS, BY_FIRMWARE),
     "driver package": (Group.INPUTS, BY_UKI),
+    "compiler package": (Group.INPUTS, BY_UKI),
     "Python wheel": (Group.INPUTS, BY_UKI),
     # Only the models in a wheel get into the image.
     "wheel": (Group.INPUTS, ()),

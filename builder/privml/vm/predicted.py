@@ -73,7 +73,7 @@ class SnpPredictor:
 
     def launches(self, platform: Platform, sizes: Iterable[Size]) -> list[MeasuredLaunch]:
         """A launch for each number of processors among ``sizes``."""
-        return [snp.predict(self.launcher, platform, vcpus, self._boot, self._origins) for vcpus in snp.sizes(sizes)]
+        return snp.predict(self.launcher, platform, sizes, self._boot, self._origins)
 
 
 def hashes_of(manifest: Manifest) -> KernelHashes:

@@ -1,7 +1,7 @@
 """The modules of OVMF's AmdSev build, by GUID and name: kept or removed in a firmware that starts only its kernel.
 
-Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a disk
-or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
+Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a
+disk or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ f12f698a-e506-4a1b-b32e-6920e55da1c4 TpmMmioSevDecryptPei
 a0c98b77-cba5-4bb8-993b-4af6ce33ece4 Tcg2Pei
 47727552-a54b-4a84-8cc1-bff23e239636 Tcg2PlatformPei
 """)
-"""Kept in the volume of the early phase; nothing is taken out there."""
+"""Every module of the volume of the early phase; all are kept."""
 
-DXE = _modules("""
+_KEPT = _modules("""
 fc510ee7-ffdc-11d4-bd41-0080c73c8881
 d6a2cb7f-6a18-4e2f-b43b-9920a733700a DxeCore
 d93ce3d8-a7eb-4730-8c8e-cc466a9ecc3c ReportStatusCodeRouterRuntimeDxe
@@ -91,8 +91,6 @@ fdff263d-5f68-4591-87ba-b768f445a9af Tcg2Dxe
 b981a835-6ee8-4f4c-ae0b-210aa0bfbf01 RngDxe
 58e26f0d-cbac-4bba-b70f-18221415665a VirtioRngDxe
 """)
-"""Kept in the volume of drivers."""
-
 REMOVED: Mapping[str, Modules] = {
     "Programs and menus: they start what somebody at the console chooses, with a command line of his.": _modules("""
 ebf8ed7c-0dd1-4787-84f1-f48d537dcacf DriverHealthManagerDxe
@@ -145,3 +143,6 @@ d6099b94-cd97-4cc5-8714-7f6312701a8a VirtioGpuDxe
 """),
 }
 """Reason -> modules of the volume of drivers that are turned into padding."""
+
+DRIVERS: Modules = {**_KEPT, **{guid: name for modules in REMOVED.values() for guid, name in modules.items()}}
+"""Every module of the volume of drivers: `REMOVED`, and those that are kept."""

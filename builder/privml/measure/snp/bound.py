@@ -1,35 +1,40 @@
 """Derive a firmware that can start nothing but the kernel whose hash is measured.
 
-Debian's AmdSev build checks the kernel, the initrd and the command line that fw_cfg gives, but starts other programs
-too: `etc/boot/shim` of fw_cfg in the kernel's place, `\\EFI\\BOOT\\BOOTX64.EFI` of a disk or of fw_cfg when no kernel is
-given or the kernel returns, whatever a menu is told to, and PCI option ROMs. The launch digest shows none of them. The
-derived firmware has no driver for disks and no menus, and the three places that start something else are closed. Its
-layout is the same, and so is everything outside the compressed volumes: the reset vector and the tables for the VMM.
+OVMF's AmdSev build checks the kernel, initrd and command line of fw_cfg, but it also starts what no hash covers: the
+file `etc/boot/shim` of fw_cfg in the kernel's place; `\\EFI\\BOOT\\BOOTX64.EFI` of a disk, and of fw_cfg's
+`etc/boot/`, when there is no kernel or the kernel returns; what somebody chooses in a menu; and option ROMs, if the
+host asks for a 64-bit PCI window of no size. The launch digest is the same each time.
+
+The derived firmware has no drivers for disks and no menus, and cannot name a shim or a fallback program or load an
+option ROM. Its layout is the same, and so is all that is outside the compressed volumes: the reset vector and the
+tables for the VMM.
 
 Source: edk2 OvmfPkg/AmdSev/AmdSevX64.fdf, OvmfPkg/QemuKernelLoaderFsDxe, OvmfPkg/Library/GenericQemuLoadImageLib,
-MdeModulePkg/Library/UefiBootManagerLib, MdeModulePkg/Bus/Pci/PciBusDxe/PciOptionRomSupport.c; LZMA_Alone as in the LZMA
-SDK's lzma-specification.txt.
+OvmfPkg/IncompatiblePciDeviceSupportDxe, MdeModulePkg/Library/UefiBootManagerLib,
+MdeModulePkg/Bus/Pci/PciBusDxe/PciOptionRomSupport.c; the LZMA SDK's lzma-specification.txt for the header.
 """
 
 from __future__ import annotations
 
 import lzma
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
-from privml.measure import volume
+from privml.measure import firmwarevolume as volume
 from privml.measure.digest import piece, unsigned
 from privml.measure.snp import bootmodules, table
 
 _LZMA = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
-_HINT = "derive from the firmware of Debian's package ovmf-amdsev 2026.08; look at another version first"
+_HINT = (
+    "the firmware of Debian's package ovmf-amdsev 2026.08+ds-2 is known; another needs a look at what it can start"
+)
 _MAX_SIZE = 1 << 26  # of the decompressed volumes; real ones have 16 MiB
 _DICTIONARY = 1 << 24
 _PROPERTIES = bytes([0x5D]) + _DICTIONARY.to_bytes(4, "little")  # lc=3 lp=0 pb=2
-# Named in full, so that a preset of another liblzma does not change them. The fast mode and hash chains have given the
-# same bytes since liblzma 5.0; a library that gave others would show, as the digest of the result is recorded.
+# Nothing is left to a library's presets. liblzma 5.2.5, 5.4.1, 5.4.2, 5.4.5 and 5.8.4 give the same bytes.
 _FILTER: Mapping[str, int] = {
     "id": lzma.FILTER_LZMA1,
     "dict_size": _DICTIONARY,
@@ -42,51 +47,75 @@ _FILTER: Mapping[str, int] = {
     "depth": 64,
 }
 
+_LOAD = re.compile(rb"\xff[\x90-\x97]\xc8\x00\x00\x00")
+"""x86-64 `call [register+0xc8]`: a call of LoadImage, the only way to start a program that is not in a volume."""
+_LOADERS = {"BdsDxe": 5, "PciBusDxe": 1}
+"""The kept modules that load images, and how often. BdsDxe's are: shim, kernel, two for boot options, and images that
+were put off, of which there are none without option ROMs."""
+
+
+_OF_MODULES = {
+    volume.PE32,
+    volume.RAW,
+    volume.USER_INTERFACE,
+    volume.VERSION,
+    volume.DRIVER_DEPENDENCIES,
+    volume.EARLY_DEPENDENCIES,
+}
+
+
+def _wide(text: str) -> re.Pattern[bytes]:
+    return re.compile(re.escape(f"{text}\0".encode("utf-16-le")))
+
 
 def _unreachable(text: str) -> bytes:
-    """Characters above 0xFF in place of ``text``: fw_cfg's names are bytes, so no name that a host gives is equal."""
-    return "".join(chr(0xE000 + ord(character)) for character in text).encode("utf-16-le")
-
-
-def _wide(text: str) -> bytes:
-    return f"{text}\0".encode("utf-16-le")
+    """``text`` in characters above 0xFF. The firmware widens fw_cfg's names from bytes, so no host can give it."""
+    return ("".join(chr(0xE000 + ord(character)) for character in text) + "\0").encode("utf-16-le")
 
 
 @dataclass(frozen=True)
-class _Change:
-    """Bytes that are once in a module, and what takes their place."""
+class Change:
+    """``before`` is once in ``module``, and ``after``, of the same length, takes its place."""
 
     module: str
     what: str
-    before: bytes
+    before: re.Pattern[bytes]
     after: bytes
 
 
-_SHIM, _FALLBACK = "shim", "\\EFI\\BOOT\\BOOTX64.EFI"
-_CHANGES = (
-    _Change("BdsDxe", "the name of a shim", _wide(_SHIM), _unreachable(_SHIM) + b"\0\0"),
-    _Change("BdsDxe", "the path of a fallback program", _wide(_FALLBACK), _unreachable(_FALLBACK) + b"\0\0"),
-    # `call [rax+0xc8]`, its only call of LoadImage, becomes `or rax, -1` and two `nop`: loading fails. With a 64-bit
-    # window of no size, which the host can ask for, the driver that turns option ROMs off is not there.
-    _Change("PciBusDxe", "the load of an option ROM", bytes.fromhex("ff90c8000000"), bytes.fromhex("4883c8ff9090")),
+SHIM, FALLBACK = "shim", "\\EFI\\BOOT\\BOOTX64.EFI"
+CHANGES = (
+    Change("BdsDxe", "the name of a shim", _wide(SHIM), _unreachable(SHIM)),
+    Change("BdsDxe", "the path of a fallback program", _wide(FALLBACK), _unreachable(FALLBACK)),
+    # `or rax, -1` and two `nop`: to load an option ROM is an error, and the bus driver goes on without.
+    Change("PciBusDxe", "the load of an option ROM", _LOAD, bytes.fromhex("4883c8ff9090")),
 )
 
 
 def bound(firmware: bytes) -> bytes:
-    """``firmware``, a whole AmdSev build, with nothing left that starts another program than the measured kernel.
+    """``firmware``, an AmdSev build as a whole, with nothing left that starts another program than the hashed kernel.
 
-    The result has the same size. ``MeasurementError`` for a firmware that checks no kernel's hash, whose layout is
-    another, or that has modules which are not known.
+    The result has the same size, and the same input gives the same bytes. ``MeasurementError`` for a firmware that
+    checks no kernel's hash, is laid out otherwise, or has modules or calls of LoadImage that are not known.
     """
     if table.read(firmware).hashes is None:
         raise MeasurementError("firmware: it checks no kernel's hash, so nothing can bind what it starts", hint=_HINT)
     start, room = _compressed(firmware)
-    contents = bytearray(_decompressed(piece(firmware, start, room, "compressed volumes")))
-    _change(contents)
-    packed = _packed(bytes(contents))
+    packed = _packed(_changed(firmware))
     if len(packed) > room:
-        raise MeasurementError(f"firmware: changed volumes need {len(packed)} bytes, there are {room}", hint=_HINT)
+        raise MeasurementError(f"firmware: the changed volumes need {len(packed)} bytes, expected {room} at most")
     return firmware[:start] + packed.ljust(room, b"\0") + firmware[start + room :]
+
+
+def volumes(firmware: bytes) -> tuple[bytes, tuple[volume.Volume, ...]]:
+    """The decompressed bytes of a firmware, and the volumes in them: of the early phase, and of drivers."""
+    start, room = _compressed(firmware)
+    contents = _decompressed(piece(firmware, start, room, "compressed volumes"))
+    inner = volume.sections(contents, 0, len(contents), "compressed volumes")
+    found = [each for each in inner if each.type == volume.FIRMWARE_VOLUME]
+    if len(found) != 2 or any(each.type not in {volume.FIRMWARE_VOLUME, volume.RAW} for each in inner):
+        raise MeasurementError(f"firmware: {len(found)} compressed volumes, expected 2", hint=_HINT)
+    return contents, tuple(volume.volume(contents, each.offset, "compressed volume") for each in found)
 
 
 def _compressed(firmware: bytes) -> tuple[int, int]:
@@ -112,14 +141,14 @@ def _compressed(firmware: bytes) -> tuple[int, int]:
 def _decompressed(packed: bytes) -> bytes:
     size = unsigned(packed, 5, 8, "LZMA header")
     if packed[:5] != _PROPERTIES or not 0 < size <= _MAX_SIZE:
-        raise MeasurementError(f"firmware: LZMA header {packed[:13].hex()}, not supported", hint=_HINT)
+        raise MeasurementError(f"firmware: LZMA header {packed[:13].hex()} is not supported", hint=_HINT)
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_FILTER])
     try:
         found = decoder.decompress(packed[13:], max_length=size)
     except lzma.LZMAError as error:
         raise MeasurementError("firmware: its compressed volumes are malformed") from error
     if len(found) != size:
-        raise MeasurementError(f"firmware: volumes of {len(found)} bytes, its header says {size}")
+        raise MeasurementError(f"firmware: compressed volumes of {len(found)} bytes, their header says {size}")
     return found
 
 
@@ -128,40 +157,48 @@ def _packed(contents: bytes) -> bytes:
     return header + lzma.compress(contents, lzma.FORMAT_RAW, filters=[_FILTER])
 
 
-def _change(contents: bytearray) -> None:
-    """Take modules out of the decompressed volumes, and close what else can be started."""
-    inner = volume.sections(bytes(contents), 0, len(contents), "compressed volumes")
-    found = [each for each in inner if each.type == volume.FIRMWARE_VOLUME]
-    if len(found) != 2 or any(each.type not in {volume.FIRMWARE_VOLUME, volume.RAW} for each in inner):
-        raise MeasurementError(f"firmware: {len(found)} compressed volumes, expected 2", hint=_HINT)
-    early, drivers = (volume.volume(bytes(contents), each.offset, "compressed volume").files for each in found)
-    removed = {guid: name for modules in bootmodules.REMOVED.values() for guid, name in modules.items()}
-    _check(early, bootmodules.PEI)
-    _check(drivers, {**bootmodules.DXE, **removed})
-    for file in drivers:
+def _changed(firmware: bytes) -> bytes:
+    """The decompressed bytes without modules that read disks or start programs, and with `CHANGES` made."""
+    read, (early, drivers) = volumes(firmware)
+    contents = bytearray(read)
+    removed = {guid for modules in bootmodules.REMOVED.values() for guid in modules}
+    _check(early.files, bootmodules.PEI)
+    _check(drivers.files, bootmodules.DRIVERS)
+    for file in drivers.files:
         if file.guid in removed:
             volume.pad(contents, file)
-        else:
-            for change in _CHANGES:
-                if change.module == file.name:
-                    _replace(contents, file, change)
+            continue
+        loads = len(_LOAD.findall(contents, file.offset, file.offset + file.size))
+        if loads != _LOADERS.get(file.name, 0):
+            raise MeasurementError(f"firmware: {file.name} loads images in {loads} places, not known", hint=_HINT)
+        for change in CHANGES:
+            if change.module == file.name:
+                _make(change, contents, file)
+    return bytes(contents)
 
 
 def _check(files: tuple[volume.File, ...], known: bootmodules.Modules) -> None:
-    """Refuse files other than the ``known``, or with something inside that is not a module's."""
+    """Refuse files other than the ``known``, and what may have more files inside."""
     for file in files:
         if known.get(file.guid) != file.name:
             raise MeasurementError(f"firmware: module {file.guid} `{file.name}` is not known", hint=_HINT)
-        if any(section.type in {volume.GUID_DEFINED, volume.FIRMWARE_VOLUME} for section in file.sections):
-            raise MeasurementError(f"firmware: module `{file.name}` has a volume inside", hint=_HINT)
+        for section in file.sections:
+            if section.type not in _OF_MODULES:
+                raise MeasurementError(
+                    f"firmware: section of type 0x{section.type:02x} in module `{file.name}`", hint=_HINT
+                )
     missing = sorted(name for guid, name in known.items() if guid not in {file.guid for file in files})
     if missing or len(files) != len(known):
-        raise MeasurementError(f"firmware: {len(files)} modules, {missing[:3]} not there", hint=_HINT)
+        raise MeasurementError(
+            f"firmware: {len(files)} modules, expected {len(known)}; missing: {missing}", hint=_HINT
+        )
 
 
-def _replace(contents: bytearray, file: volume.File, change: _Change) -> None:
-    end = file.offset + file.size
-    if (times := contents.count(change.before, file.offset, end)) != 1:
-        raise MeasurementError(f"firmware: {change.what} is {times} times in {change.module}, expected 1", hint=_HINT)
-    at = contents.index(change.before, file.offset, end)
-    contents[at : at + len(change.before)] = change.after
+def _make(change: Change, contents: bytearray, file: volume.File) -> None:
+    found = list(change.before.finditer(contents, file.offset, file.offset + file.size))
+    if len(found) != 1 or len(found[0][0]) != len(change.after):
+        raise MeasurementError(
+            f"firmware: {change.module} has {change.what} {len(found)} times, not once", hint=_HINT
+        )
+    start, end = found[0].span()
+    contents[start:end] = change.after

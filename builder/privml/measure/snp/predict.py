@@ -1,4 +1,4 @@
-"""Predict the launches of an SNP guest of QEMU: one for each number of processors.
+"""Predict the launches of an SNP guest of QEMU, one for each number of processors.
 
 Memory, devices, ACPI tables and SMBIOS are no input of a launch digest (docs/THREAT_MODEL.md). No SNP machine has
 shown such a digest here, so every step has evidence ``source``.
@@ -23,29 +23,33 @@ SOURCES = {FIRMWARE_STEP: "firmware-snp.fd", HASHES_STEP: "uki.efi", VCPU_STEP: 
 
 
 def predict(
-    launcher: Launcher, platform: Platform, vcpus: int, boot: str, origins: Mapping[str, str]
-) -> MeasuredLaunch:
-    """The launch with ``vcpus`` processors; ``boot`` says what the firmware starts (`statement.launch.BOOTS`).
+    launcher: Launcher, platform: Platform, sizes: Iterable[Size], boot: str, origins: Mapping[str, str]
+) -> list[MeasuredLaunch]:
+    """A launch for each number of processors among ``sizes``, in order: machines that differ in memory are one.
 
-    ``origins`` maps a part of the image to its recipe line. ``RecipeError`` for more processors than the platform
-    has, ``MeasurementError`` for a platform of another TEE or VMM.
+    ``boot`` says what the firmware starts (`statement.launch.BOOTS`), and ``origins`` maps a part of the image to its
+    recipe line. ``RecipeError`` for more processors than the platform has, ``MeasurementError`` for a platform of
+    another TEE or VMM.
     """
     if platform.tee != TEE or platform.cpu_signature is None or launcher.vmm is not QEMU:
         raise MeasurementError(f"platform {platform.name}: its guests are not SNP guests of QEMU")
-    platform.check(Size(vcpus, 0))
-    steps = launcher.steps(vcpus, signature=platform.cpu_signature, features=platform.sev_features)
-    return MeasuredLaunch(
-        tee=TEE,
-        platform=platform.name,
-        machine=SnpMachine(vcpus, launcher.vmm.name, platform.cpu_signature, platform.sev_features, boot),
-        registers={LAUNCH: Accepted((steps[-1].digest,), Evidence.SOURCE)},
-        events=tuple(_named(steps, origins)),
-    )
-
-
-def sizes(asked: Iterable[Size]) -> tuple[int, ...]:
-    """The numbers of processors among ``asked``, each once, in order: machines that differ in memory are one."""
-    return tuple(dict.fromkeys(size.vcpus for size in asked))
+    numbers = tuple(dict.fromkeys(size.vcpus for size in sizes))
+    most = max(numbers)
+    platform.check(Size(most, 0))
+    steps = launcher.steps(most, signature=platform.cpu_signature, features=platform.sev_features)
+    steps = tuple(_named(steps, origins))
+    # The save areas come last, so the steps of fewer processors are the first ones.
+    first = len(steps) - most
+    return [
+        MeasuredLaunch(
+            tee=TEE,
+            platform=platform.name,
+            machine=SnpMachine(vcpus, launcher.vmm.name, platform.cpu_signature, platform.sev_features, boot),
+            registers={LAUNCH: Accepted((steps[first + vcpus - 1].digest,), Evidence.SOURCE)},
+            events=steps[: first + vcpus],
+        )
+        for vcpus in numbers
+    ]
 
 
 def _named(steps: Iterable[Event], origins: Mapping[str, str]) -> Iterator[Event]:

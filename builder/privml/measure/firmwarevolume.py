@@ -15,11 +15,12 @@ from privml.base.errors import MeasurementError
 from privml.measure.digest import piece, unsigned
 
 FILE_SYSTEM = uuid.UUID("8c8ce578-8a3d-4f1c-9935-896185c32dd3")
-FREEFORM, DRIVER, APPLICATION, VOLUME_IMAGE, PADDING = 0x02, 0x07, 0x09, 0x0B, 0xF0
-"""Types of files."""
-GUID_DEFINED, PE32, USER_INTERFACE, FIRMWARE_VOLUME, RAW = 0x02, 0x10, 0x15, 0x17, 0x19
+FILE_RAW, FILE_PADDING = 0x01, 0xF0
+"""Types of files. A raw file, such as the reset vector, has no sections."""
+COMPRESSED, GUID_DEFINED, PE32, DRIVER_DEPENDENCIES, VERSION = 0x01, 0x02, 0x10, 0x13, 0x14
+USER_INTERFACE, FIRMWARE_VOLUME, RAW, EARLY_DEPENDENCIES = 0x15, 0x17, 0x19, 0x1B
 """Types of sections."""
-ERASED = 0xFF
+_ERASED = 0xFF
 _HEADER = 24
 _MAX_FILES = 1000
 _LARGE = 0x01  # an attribute of files with a longer header
@@ -105,11 +106,13 @@ def sections(data: bytes, start: int, end: int, what: str) -> tuple[Section, ...
 
 def pad(data: bytearray, file: File) -> None:
     """Turn ``file`` of the volumes in ``data`` into padding of its size."""
-    header = bytearray(bytes([ERASED]) * 16 + bytes([0, _UNSUMMED, PADDING, 0]) + file.size.to_bytes(3, "little"))
-    header.append(0)
-    header[16] = -(sum(header) - _UNSUMMED) % 256
-    header[23] = _VALID
-    data[file.offset : file.offset + file.size] = header.ljust(file.size, bytes([ERASED]))
+    header = bytearray(_HEADER)
+    header[:16] = bytes([_ERASED]) * 16
+    header[18] = FILE_PADDING
+    header[20:23] = file.size.to_bytes(3, "little")
+    header[16] = -sum(header) % 256  # the checksum counts neither that of the data nor the state
+    header[17], header[23] = _UNSUMMED, _VALID
+    data[file.offset : file.offset + file.size] = header.ljust(file.size, bytes([_ERASED]))
 
 
 def _files(data: bytes, base: int, first: int, end: int, what: str) -> Iterator[File]:
@@ -118,7 +121,9 @@ def _files(data: bytes, base: int, first: int, end: int, what: str) -> Iterator[
     if first < base or position > end:
         raise MeasurementError(f"{what}: the files of the volume at byte {base} start outside it")
     for _ in range(_MAX_FILES):
-        if data.count(ERASED, position, end) == end - position:
+        if not data[position : min(position + _HEADER, end)].strip(bytes([_ERASED])):
+            if data.count(_ERASED, position, end) != end - position:
+                raise MeasurementError(f"{what}: bytes after the last file of the volume at byte {base}")
             return
         header = piece(data, position, _HEADER, what)
         size = int.from_bytes(header[20:23], "little")
@@ -127,7 +132,7 @@ def _files(data: bytes, base: int, first: int, end: int, what: str) -> Iterator[
             raise MeasurementError(f"{what}: malformed file at byte {position}")
         if header[19] & (_LARGE | _CHECKSUM) or header[17] != _UNSUMMED:
             raise MeasurementError(f"{what}: file at byte {position} with attributes 0x{header[19]:x}, not supported")
-        if header[18] != PADDING:
+        if header[18] != FILE_PADDING:
             yield _file(data, position, size, what)
         position += size + -(position + size - base) % 8
     raise MeasurementError(f"{what}: more than {_MAX_FILES} files in a volume")
@@ -135,8 +140,7 @@ def _files(data: bytes, base: int, first: int, end: int, what: str) -> Iterator[
 
 def _file(data: bytes, offset: int, size: int, what: str) -> File:
     kind = data[offset + 18]
-    # Files of type raw (1), such as the reset vector, have no sections.
-    inner = () if kind == 1 else sections(data, offset + _HEADER, offset + size, what)
+    inner = () if kind == FILE_RAW else sections(data, offset + _HEADER, offset + size, what)
     names = [data[each.offset : each.offset + each.size] for each in inner if each.type == USER_INTERFACE]
     if len(names) > 1:
         raise MeasurementError(f"{what}: file at byte {offset} has {len(names)} names")
