@@ -221,3 +221,16 @@ def test_derived_firmware_starts_our_image(tools: ToolsTree, place: Path, tdx_mi
     with started(tools, replace(launch(place, DERIVED, case), size=Size(1, 2 << 30))) as machine:
         console = until_the_end(machine)
     assert b"privml-init: no partition is named privml-root" in console, console
+
+
+def test_our_image_without_room_leaves_derived_firmware_nothing_to_start(
+    tools: ToolsTree, place: Path, tdx_min: Path
+) -> None:
+    """Memory is the host's choice and in no launch digest: with too little, firmware goes on to the host's disk."""
+    shutil.copy(tdx_min / UKI, place / UKI)
+    found = []
+    for firmware in (STOCK, DERIVED):
+        cramped = replace(launch(place, firmware, Case(UKI, UKI, VIRTIO, (), ())), size=Size(1, 80 << 20))
+        with started(tools, cramped) as machine:
+            found.append(spoken(until_the_end(machine)))
+    assert found == [(STRANGER,), ()]
