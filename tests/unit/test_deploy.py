@@ -25,8 +25,7 @@ from privml.image.tools import ToolsTree
 from privml.machine.platform import Tables
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import shipped
-from privml.vm import launch as launch_module
-from privml.vm import td
+from privml.vm import simulation, td
 from privml.vm.launch import launch_of
 from privml.vm.qtest import Qemu
 
@@ -251,7 +250,7 @@ def test_options_change_the_machine_and_the_host_side(image: str) -> None:
 def test_a_development_image_is_named(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(image)
     # Its firmware here is none that could be measured.
-    monkeypatch.setattr(launch_module, "simulation", lambda _: {})
+    monkeypatch.setattr(simulation, "tdx", lambda _: {})
     (folder / "manifest.json").write_bytes(replace(sample(folder), variant="development").encode())
     assert any("is a development image" in note for note in document(image, "--for", "qemu")["notes"])
 
