@@ -503,6 +503,22 @@ def test_a_guest_answers_a_sealed_completion(served: Guest) -> None:
         assert (status, json.loads(answer)["error"]["code"]) == (400, "replay")
 
 
+def test_an_answer_that_breaks_before_its_body_has_a_head_open_and_sealed(served: Guest) -> None:
+    sealed = seal(attested_configs(served), request("POST", "/v1/completions", PROMPT))
+    served.engine.break_after = 0
+    try:
+        for target, body, media_type in (
+            ("/v1/completions", PROMPT, "application/json"),
+            (GATEWAY, sealed.body, sealed.headers["content-type"]),
+        ):
+            head = f"POST {target} HTTP/1.1\r\nhost: a\r\ncontent-type: {media_type}\r\n"
+            got = served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            assert got.startswith(b"HTTP/1.1 200 ") and got.endswith(b"\r\n\r\n"), got
+            assert got.count(b"\r\n\r\n") == 1
+    finally:
+        served.engine.break_after = None
+
+
 def test_a_sealed_stream_arrives_token_by_token_and_an_abandoned_one_frees_its_turn(served: Guest) -> None:
     configs = attested_configs(served)
     for abandoned in (True, True, True, False):  # the machine answers two at a time

@@ -160,7 +160,9 @@ class Conversation:
                 head = b""
             return head + request.data(answer.last())
         except PrivmlError as error:
-            # The status is already sent: a broken connection is the only sign that the answer is incomplete.
+            # A head and then a broken connection say that there was an answer, and that it is incomplete. With no head
+            # a caller would think that nothing answers here, and ask again.
+            self._send(head)
             raise ConnectionAbortedError("the answer was cut off") from error
 
     def _drain(self) -> None:
