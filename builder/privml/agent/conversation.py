@@ -61,6 +61,7 @@ class Conversation:
         while True:
             self._slot.idle()
             self._request = None
+            self._head_only = False  # also for the refusal of what is no request
             try:
                 request = self._head()
                 if request is None:
