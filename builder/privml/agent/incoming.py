@@ -168,7 +168,10 @@ class AnyRequest:
         self._http.receive_data(data)
 
     def read_head(self) -> bool | None:
-        """True once the head is there, None if more must be received, False if there will be no request."""
+        """True once the head is there, None if more must be received, False if there will be no request.
+
+        ``h11.RemoteProtocolError`` for a malformed one, and for one that says twice where its body ends.
+        """
         event = self._http.next_event()
         if event is h11.NEED_DATA:
             return None
@@ -176,6 +179,10 @@ class AnyRequest:
             return False
         self.method, self.target = event.method.decode("ascii"), event.target.decode("ascii")
         self.headers = [(bytes(name), bytes(value)) for name, value in event.headers]
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in self.headers}:
+            # h11 would take the chunks and keep the connection. Whoever is in between may have taken the length, and
+            # RFC 9112, 6.1 allows to refuse it.
+            raise h11.RemoteProtocolError("a body with a stated length and a transfer coding")
         self.length = int(next((value for name, value in self.headers if name == b"content-length"), b"0"))
         return True
 
