@@ -20,7 +20,7 @@ import h11
 
 from privml.agent.admission import Slot
 from privml.agent.answers import BODILESS, Answer, Asked, Denied
-from privml.agent.incoming import AnyRequest, Incoming, PlainRequest
+from privml.agent.incoming import CLOSE, AnyRequest, Incoming, PlainRequest
 from privml.agent.pace import Pace
 from privml.base import heads
 from privml.base.errors import PrivmlError
@@ -128,7 +128,7 @@ class Conversation:
         if self._request is None or not self._request.unanswered:
             return
         answer = denied.answer()
-        answer.headers.append((b"connection", b"close"))
+        answer.headers.append(CLOSE)
         self._write(self._request, answer)
         self._slot.idle()
         self._drain()
@@ -143,8 +143,8 @@ class Conversation:
                 # A message with a length has no trailers.
                 fields = [(name, value) for name, value in fields if name != b"content-length"]
                 fields.append((b"trailer", b", ".join(answer.announced)))
-            if self._slot.closing:
-                fields.append((b"connection", b"close"))
+            if self._slot.closing and CLOSE not in fields:
+                fields.append(CLOSE)
             left = request.head(answer.status, fields)
             if not self._head_only:
                 left = self._write_pieces(request, answer, left)

@@ -16,7 +16,8 @@ from privml.agent.answers import BODILESS
 from privml.agent.headers import Headers
 from privml.base.heads import RequestHead, written_fields, written_response
 
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
+"""The field of a connection's last answer."""
 
 
 class Incoming(Protocol):
@@ -125,7 +126,7 @@ class PlainRequest:
             fields = [*fields, (b"Transfer-Encoding", b"chunked")]
         written = _written(partial(written_response, status), fields)
         self._answering = True
-        self._last = _CLOSE in fields
+        self._last = CLOSE in fields
         return written
 
     def data(self, piece: bytes) -> bytes:
