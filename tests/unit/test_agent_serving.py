@@ -340,7 +340,9 @@ def test_a_body_with_a_length_and_in_chunks_is_refused_and_nothing_follows_it(se
     for length in (4, len(body)):
         fields = [b"content-length: %d\r\n" % length, b"Transfer-Encoding: chunked\r\n"]
         for first, second in (fields, fields[::-1]):
-            got = served.raw(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n" + first + second + b"\r\n" + body + alive)
+            got = served.raw(
+                b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n" + first + second + b"\r\n" + body + alive
+            )
             assert got.startswith(b"HTTP/1.1 400 ") and got.count(b"HTTP/1.1 ") == 1
             assert b"connection: close" in got.lower() and b'"code":"malformed"' in got
     assert len(served.engine.requests) == before

@@ -203,12 +203,18 @@ def test_a_third_person_verifies_a_receipt_of_the_agent(served: Guest, kept: tup
     assert name in page_of(port)
 
 
-def test_an_answer_whose_engine_dies_is_kept_as_cut(served: Guest, kept: tuple[int, Path]) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "body"),
+    [(1, b'{"prompt":"hi","stream":true}'), (0, b'{"prompt":"hi","stream":true}'), (0, b'{"prompt":"hi"}')],
+)
+def test_an_answer_whose_engine_dies_is_kept_as_cut(
+    served: Guest, kept: tuple[int, Path], pieces: int, body: bytes
+) -> None:
     port, folder = kept
-    served.engine.break_after = 1
+    served.engine.break_after = pieces
     try:
         with pytest.raises(http.client.IncompleteRead):
-            post(port, b'{"prompt":"hi","stream":true}')
+            post(port, body)
     finally:
         served.engine.break_after = None
     (file,) = folder.glob("*.json")

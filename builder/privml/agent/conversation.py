@@ -161,8 +161,8 @@ class Conversation:
                 head = b""
             return head + request.data(answer.last())
         except PrivmlError as error:
-            # A head and then a broken connection say that there was an answer, and that it is incomplete. With no head
-            # a caller would think that nothing answers here, and ask again.
+            # A head and then a broken connection say that there was an answer, and that it is incomplete. Without a
+            # head, a caller would think that nothing answers here.
             self._send(head)
             raise ConnectionAbortedError("the answer was cut off") from error
 

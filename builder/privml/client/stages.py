@@ -91,8 +91,7 @@ _REMEDIES = (
     ("gpu-", _GENUINE),
     ("no-tee", "start it as a TD: `privml-build run NAME --tdx`, on a host that `privml-build doctor --tdx` accepts"),
 )
-"""How a failed stage's detail begins, without the name of its stage or of its kind of volume, and what to do; the first
-that fits counts."""
+"""How a failed stage's detail begins, without the name before it, and what to do; the first that fits counts."""
 _OF_STAGES = {
     "devices": "give the guest the devices of its platform and no other: `privml-build run NAME --print-command`",
     "services": "try the service outside a guest, which keeps nothing that it prints; then start the guest again",
