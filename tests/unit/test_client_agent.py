@@ -220,7 +220,7 @@ def test_an_answer_whose_engine_dies_is_kept_as_cut(
     (file,) = folder.glob("*.json")
     found = verdict_of(served, folder, file.stem)
     assert [each.code for each in found.verdict.refusals] == ["receipt-incomplete"]
-    assert file.with_suffix(".response").read_bytes() == b"data: one\n\n"
+    assert file.with_suffix(".response").read_bytes() == b"data: one\n\n" * pieces
 
 
 def test_an_unmodified_openai_client_does_not_notice_receipts(served: Guest, kept: tuple[int, Path]) -> None:
