@@ -216,6 +216,9 @@ class FakeEngine:
                 self.send_header("x-internal", "1")
                 self.send_header("keep-alive", "timeout=5")
                 self.end_headers()
+                if engine.break_after == 0:
+                    self.close_connection = True
+                    return
                 self.wfile.write(body)
 
             def _stream(self) -> None:

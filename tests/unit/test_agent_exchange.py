@@ -76,6 +76,26 @@ def test_a_silent_or_absent_engine_is_an_error() -> None:
         ask(path)
 
 
+@pytest.mark.parametrize("reads", [False, True], ids=["while it is sent", "while the head is awaited"])
+def test_a_request_ends_when_its_caller_leaves(reads: bool) -> None:
+    release = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        left = 4 << 20
+        while reads and left > 0:
+            left -= len(connection.recv(65536))
+        release.wait(3)
+
+    here, caller = socket.socketpair()
+    with engine(behave) as path, here:
+        leaves = threading.Timer(0.1, caller.close)
+        leaves.start()
+        with pytest.raises(HostError, match="engine: the caller has disconnected"):
+            exchange.Exchange(path, "POST", "/", (), b"x" * (4 << 20), timeout=2, caller=here.fileno())
+        release.set()
+        leaves.join()
+
+
 def test_chunks_that_arrived_together_are_one_piece_and_none_waits_for_the_next() -> None:
     head = b"HTTP/1.1 200 ok\r\ntransfer-encoding: chunked\r\n\r\n"
     go_on = threading.Event()

@@ -34,6 +34,7 @@ CHAT = "/v1/chat/completions"
 PROMPT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 BODY = json.dumps(PROMPT).encode()
 STREAM = json.dumps(PROMPT | {"stream": True}).encode()
+SMALL = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 SOON = 5.0
 """Seconds by which what must happen has happened, on a machine however busy."""
 
@@ -392,6 +393,15 @@ def test_an_answer_without_a_body_has_no_trailers(start: Start, status: int, has
     assert (b"eyJ9" in got, b"\r\ntrailer:" in got.lower()) == (has_one, has_one)
 
 
+@pytest.mark.parametrize("asked", [b"BAD\r\n\r\n", SMALL, head(CHAT, 1 << 30)])
+def test_the_last_answer_says_once_that_it_is(start: Start, monkeypatch: pytest.MonkeyPatch, asked: bytes) -> None:
+    monkeypatch.setattr(Slot, "closing", property(lambda _: True))
+    with start().tls() as tls:
+        tls.sendall(asked)
+        got = b"".join(iter(lambda: tls.recv(65536), b""))
+    assert got.startswith(b"HTTP/1.1 ") and got.lower().count(b"connection: close\r\n") == 1
+
+
 def test_an_answer_that_is_not_read_frees_its_turn(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "ANSWER_GRACE", 1.0)
     running = start(max_concurrency=1)
@@ -406,6 +416,20 @@ def test_an_answer_that_is_not_read_frees_its_turn(start: Start, monkeypatch: py
         while not engine.ended.wait(0.05):
             slow.recv(1)
             assert time.monotonic() - begun < SOON
+    engine.stop()
+
+
+def test_an_answer_that_is_not_read_takes_no_processor_time(start: Start) -> None:
+    running = start()
+    engine = Flood(running.place)
+    with running.tls() as slow:
+        slow.sendall(head(CHAT, len(BODY)) + BODY)
+        slow.recv(1)
+        time.sleep(0.3)  # every buffer is full
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1
+    assert engine.ended.wait(SOON)
     engine.stop()
 
 
@@ -471,7 +495,6 @@ def test_idle_connections_make_room_for_new_ones(start: Start, monkeypatch: pyte
         assert idle[-1].recv(1000)
 
 
-SMALL = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 HELD = {
     "a body in chunks that trickles": b"GET /healthz HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
     "answers that are not read": SMALL * 500,

@@ -227,19 +227,23 @@ def test_the_head_of_an_answer_that_is_there_comes_with_its_first_piece(bench: B
     answer.close()
 
 
-def test_an_answer_that_breaks_has_no_end_and_gives_its_turn_back(bench: Bench) -> None:
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("made", [[], [b"half"]])
+def test_an_answer_that_breaks_has_its_head_no_end_and_gives_its_turn_back(
+    bench: Bench, made: list[bytes], ready: bool
+) -> None:
     def pieces() -> Iterator[bytes]:
-        yield b"half"
+        yield from made
         raise HostError("engine: the connection was reset")
 
-    bench.answer = lambda _: Answer(200, [], pieces())
+    bench.answer = lambda _: Answer(203, [], pieces(), ready=ready)
     sealed = seal(bench.configs, request("POST", "/v1/completions", PROMPT))
     answer = bench.post(sealed.body)
     content = b""
     with contextlib.closing(answer), pytest.raises(HostError):
         for piece in answer.pieces:
             content += sealed.feed(piece)
-    assert (content, bench.turns, bench.closed) == (b"half", 0, 1)
+    assert (sealed.reader.control, content, bench.turns, bench.closed) == (203, b"".join(made), 0, 1)
     with pytest.raises(CannotOpen):
         sealed.end()
 
@@ -501,6 +505,21 @@ def test_a_guest_answers_a_sealed_completion(served: Guest) -> None:
         assert sent["content-type"] == "application/json"
         status, _, answer = served.request("POST", GATEWAY, sealed.body, sealed.headers)
         assert (status, json.loads(answer)["error"]["code"]) == (400, "replay")
+
+
+def test_an_answer_that_breaks_before_its_body_has_a_head_open_and_sealed(served: Guest) -> None:
+    sealed = seal(attested_configs(served), request("POST", "/v1/completions", PROMPT))
+    served.engine.break_after = 0
+    try:
+        # A head that is missing is another error, ``RemoteDisconnected``.
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            served.request("POST", "/v1/completions", PROMPT, {"content-type": "application/json"})
+        assert cut.value.partial == b""
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            served.request("POST", GATEWAY, sealed.body, sealed.headers)
+        assert (sealed.feed(cut.value.partial), sealed.reader.control) == (b"", 200)
+    finally:
+        served.engine.break_after = None
 
 
 def test_a_sealed_stream_arrives_token_by_token_and_an_abandoned_one_frees_its_turn(served: Guest) -> None:

@@ -333,6 +333,27 @@ def test_requests_of_any_form_follow_each_other_on_one_connection(served: Guest)
     assert [json.loads(body)["prompt"] for *_, body in served.engine.requests[before:]] == ["a"] * 3
 
 
+def test_a_body_with_a_length_and_in_chunks_is_refused_and_nothing_follows_it(served: Guest) -> None:
+    body = b"e\r\n" + b'{"prompt":"a"}' + b"\r\n0\r\n\r\n"
+    alive = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    before = len(served.engine.requests)
+    for length in (4, len(body)):
+        fields = [b"content-length: %d\r\n" % length, b"Transfer-Encoding: chunked\r\n"]
+        for first, second in (fields, fields[::-1]):
+            got = served.raw(
+                b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n" + first + second + b"\r\n" + body + alive
+            )
+            assert got.startswith(b"HTTP/1.1 400 ") and got.count(b"HTTP/1.1 ") == 1
+            assert b"connection: close" in got.lower() and b'"code":"malformed"' in got
+    assert len(served.engine.requests) == before
+
+
+def test_after_a_head_what_is_no_request_is_refused_with_a_body(served: Guest) -> None:
+    got = served.raw(b"HEAD /healthz HTTP/1.1\r\nhost: a\r\n\r\nBAD\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert got.count(b"HTTP/1.1 400 ") == 1 and b'"code":"malformed"' in got
+
+
 def test_a_head_and_body_in_any_pieces_are_one_request(served: Guest) -> None:
     data = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n" + b'{"prompt":"b"}'
     for cuts in ((5,), (len(data) - 14,), (len(data) - 3,), (20, 40, len(data) - 1)):

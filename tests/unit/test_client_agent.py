@@ -203,18 +203,24 @@ def test_a_third_person_verifies_a_receipt_of_the_agent(served: Guest, kept: tup
     assert name in page_of(port)
 
 
-def test_an_answer_whose_engine_dies_is_kept_as_cut(served: Guest, kept: tuple[int, Path]) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "body"),
+    [(1, b'{"prompt":"hi","stream":true}'), (0, b'{"prompt":"hi","stream":true}'), (0, b'{"prompt":"hi"}')],
+)
+def test_an_answer_whose_engine_dies_is_kept_as_cut(
+    served: Guest, kept: tuple[int, Path], pieces: int, body: bytes
+) -> None:
     port, folder = kept
-    served.engine.break_after = 1
+    served.engine.break_after = pieces
     try:
         with pytest.raises(http.client.IncompleteRead):
-            post(port, b'{"prompt":"hi","stream":true}')
+            post(port, body)
     finally:
         served.engine.break_after = None
     (file,) = folder.glob("*.json")
     found = verdict_of(served, folder, file.stem)
     assert [each.code for each in found.verdict.refusals] == ["receipt-incomplete"]
-    assert file.with_suffix(".response").read_bytes() == b"data: one\n\n"
+    assert file.with_suffix(".response").read_bytes() == b"data: one\n\n" * pieces
 
 
 def test_an_unmodified_openai_client_does_not_notice_receipts(served: Guest, kept: tuple[int, Path]) -> None:

@@ -83,6 +83,16 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "detail", "remedy"),
     [
         ("model", "model: no partition is named x: is its disk attached?", "attach the volume's disk"),
+        ("model", "data: no partition is named x: is its disk attached?", "attach the volume's disk"),
+        (
+            "model",
+            "model: the measured volume has no erofs filesystem: it was encrypted with another key",
+            "build the image again",
+        ),
+        ("model", "data: the measured volume has no erofs filesystem", "build the image again"),
+        ("model", "data: the last sector of the measured volume is not the expected one", "build the image again"),
+        ("model", "model: the volume has no file `x.gguf`", "build the image again"),
+        ("model", "data: the volume does not match the measured configuration", "attach the disks of the build"),
         ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
         ("engine", "engine: exited before it was ready", "keeps nothing that its engine prints"),
         ("engine", "the engine exited, after 5 restarts within an hour", "keeps nothing that its engine prints"),

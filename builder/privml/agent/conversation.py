@@ -20,7 +20,7 @@ import h11
 
 from privml.agent.admission import Slot
 from privml.agent.answers import BODILESS, Answer, Asked, Denied
-from privml.agent.incoming import AnyRequest, Incoming, PlainRequest
+from privml.agent.incoming import CLOSE, AnyRequest, Incoming, PlainRequest
 from privml.agent.pace import Pace
 from privml.base import heads
 from privml.base.errors import PrivmlError
@@ -61,6 +61,7 @@ class Conversation:
         while True:
             self._slot.idle()
             self._request = None
+            self._head_only = False  # also for the refusal of what is no request
             try:
                 request = self._head()
                 if request is None:
@@ -127,7 +128,7 @@ class Conversation:
         if self._request is None or not self._request.unanswered:
             return
         answer = denied.answer()
-        answer.headers.append((b"connection", b"close"))
+        answer.headers.append(CLOSE)
         self._write(self._request, answer)
         self._slot.idle()
         self._drain()
@@ -142,8 +143,8 @@ class Conversation:
                 # A message with a length has no trailers.
                 fields = [(name, value) for name, value in fields if name != b"content-length"]
                 fields.append((b"trailer", b", ".join(answer.announced)))
-            if self._slot.closing:
-                fields.append((b"connection", b"close"))
+            if self._slot.closing and CLOSE not in fields:
+                fields.append(CLOSE)
             left = request.head(answer.status, fields)
             if not self._head_only:
                 left = self._write_pieces(request, answer, left)
@@ -160,7 +161,9 @@ class Conversation:
                 head = b""
             return head + request.data(answer.last())
         except PrivmlError as error:
-            # The status is already sent: a broken connection is the only sign that the answer is incomplete.
+            # A head and then a broken connection say that there was an answer, and that it is incomplete. Without a
+            # head, a caller would think that nothing answers here.
+            self._send(head)
             raise ConnectionAbortedError("the answer was cut off") from error
 
     def _drain(self) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from privml.agent.answers import BODILESS, READING, Answer, Asked, Denied, expect_method, json_answer
 from privml.agent.channelkeys import ChannelKeys
-from privml.base.errors import EvidenceError
+from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical
 from privml.channel import bhttp, fields, keyconfig, record
 from privml.channel.bhttp import Request
@@ -207,9 +207,14 @@ class _Sealed:
             return
         if not self._answer.ready:
             yield self._taken()
-        for piece in self._answer.pieces:
-            if piece:
-                yield self._taken() + self._response.chunk(bhttp.content_piece(piece))
+        try:
+            for piece in self._answer.pieces:
+                if piece:
+                    yield self._taken() + self._response.chunk(bhttp.content_piece(piece))
+        except PrivmlError:
+            if begun := self._taken():
+                yield begun  # so that the caller knows that it was answered
+            raise
 
     def last(self) -> bytes:
         """The end."""

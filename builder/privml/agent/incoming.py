@@ -16,7 +16,8 @@ from privml.agent.answers import BODILESS
 from privml.agent.headers import Headers
 from privml.base.heads import RequestHead, written_fields, written_response
 
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
+"""The field of a connection's last answer."""
 
 
 class Incoming(Protocol):
@@ -125,7 +126,7 @@ class PlainRequest:
             fields = [*fields, (b"Transfer-Encoding", b"chunked")]
         written = _written(partial(written_response, status), fields)
         self._answering = True
-        self._last = _CLOSE in fields
+        self._last = CLOSE in fields
         return written
 
     def data(self, piece: bytes) -> bytes:
@@ -168,7 +169,10 @@ class AnyRequest:
         self._http.receive_data(data)
 
     def read_head(self) -> bool | None:
-        """True once the head is there, None if more must be received, False if there will be no request."""
+        """True once the head is there, None if more must be received, False if there will be no request.
+
+        ``h11.RemoteProtocolError`` for a malformed one, and for one that says twice where its body ends.
+        """
         event = self._http.next_event()
         if event is h11.NEED_DATA:
             return None
@@ -176,6 +180,10 @@ class AnyRequest:
             return False
         self.method, self.target = event.method.decode("ascii"), event.target.decode("ascii")
         self.headers = [(bytes(name), bytes(value)) for name, value in event.headers]
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in self.headers}:
+            # h11 would take the chunks and keep the connection. Whoever is in between may have taken the length, and
+            # RFC 9112, 6.1 allows to refuse it.
+            raise h11.RemoteProtocolError("a body with a stated length and a transfer coding")
         self.length = int(next((value for name, value in self.headers if name == b"content-length"), b"0"))
         return True
 

@@ -38,13 +38,12 @@ class RequestHead(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """A response's head of ``size`` bytes; a body of ``length`` bytes follows. ``last``: then the connection ends."""
+    """A response's head of ``size`` bytes; a body of ``length`` bytes follows."""
 
     size: int
     status: int
     fields: Fields
     length: int
-    last: bool
 
 
 def request(data: bytes, limit: int) -> RequestHead | None:
@@ -76,10 +75,9 @@ def response(data: bytes, limit: int) -> ResponseHead | None:
     length = _length(fields, names)
     if length is None or b"content-length" not in names or not _UNUSUAL.isdisjoint(names) or status in _WITHOUT_BODY:
         return None
-    options = _connection(fields) if b"connection" in names else set()
-    if options - {b"keep-alive", b"close"}:
+    if b"connection" in names and _connection(fields) - {b"keep-alive", b"close"}:
         return None
-    return ResponseHead(found.end(), status, fields, length, b"close" in options)
+    return ResponseHead(found.end(), status, fields, length)
 
 
 def written_request(method: str, target: str, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:

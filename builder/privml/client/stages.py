@@ -31,7 +31,7 @@ def remedy(row: Row) -> str:
     """What the operator can do about a failed stage; empty if it has not failed."""
     if row.status != "failed":
         return ""
-    cause = row.detail.removeprefix(f"{row.name}: ")
+    cause = row.detail.removeprefix(f"{row.name}: ").removeprefix("data: ")  # stage `model` opens data volumes too
     known = next((text for start, text in _REMEDIES if cause.startswith(start)), "")
     return known or _OF_STAGES.get(row.name, _AGAIN)
 
@@ -65,8 +65,15 @@ _ENGINE_ENDED = (
     "give the machine more memory, or the image a smaller model; a guest keeps nothing that its engine prints, so "
     "try the engine with this model outside a guest"
 )
+_VOLUME = (
+    "build the image again, with the right volume and its own key: the guest has the disks that were measured, and "
+    "cannot use what is in them"
+)
 _REMEDIES = (
     ("no partition is named", "attach the volume's disk, as `privml-build run NAME --print-command` shows"),
+    ("the measured volume has no erofs", _VOLUME),
+    ("the last sector of the measured volume", _VOLUME),
+    ("the volume has no file", _VOLUME),
     ("engine-answers-wrong", "model, driver and GPU do not compute right together: see `privml-build lint`"),
     ("not ready after", "give the machine more memory and vCPUs, or the image a smaller model"),
     ("exited", _ENGINE_ENDED),
@@ -84,7 +91,7 @@ _REMEDIES = (
     ("gpu-", _GENUINE),
     ("no-tee", "start it as a TD: `privml-build run NAME --tdx`, on a host that `privml-build doctor --tdx` accepts"),
 )
-"""How a failed stage's detail begins, without the stage's name, and what to do; the first that fits counts."""
+"""How a failed stage's detail begins, without the name before it, and what to do; the first that fits counts."""
 _OF_STAGES = {
     "devices": "give the guest the devices of its platform and no other: `privml-build run NAME --print-command`",
     "services": "try the service outside a guest, which keeps nothing that it prints; then start the guest again",
