@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -255,15 +256,16 @@ def test_two_volumes_with_the_same_name_are_refused(made: Guest) -> None:
     failed_in(made, "model", "2 partitions are named privml-model (vdb1, vdc1)")
 
 
-def test_a_failing_tool_is_reported(made: Guest) -> None:
-    def runner(argv: object) -> None:
-        raise HostError("dmsetup failed with status 1\n  | device-mapper: reload failed")
+@pytest.mark.parametrize("tool", ["dmsetup", "mount"])
+def test_a_failing_tool_is_reported_with_the_kind_of_volume(made: Guest, tool: str) -> None:
+    def runner(argv: Sequence[str]) -> None:
+        if argv[0] == tool:
+            raise HostError(f"{tool} failed with status 1\n  | no such table")
+        made.runner(argv)
 
     boot = made.boot(volumes=Volumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
-    assert made.said[-1] == (
-        "privml: stage model failed: dmsetup failed with status 1 | device-mapper: reload failed"
-    )
+    assert made.said[-1] == (f"privml: stage model failed: model: {tool} failed with status 1 | no such table")
 
 
 def test_an_undeclared_device_stops_the_boot(made: Guest) -> None:

@@ -268,12 +268,3 @@ def test_the_certificates_of_a_real_report_are_asked_for_and_found(service: Serv
     )
     assert found is not None and found["certificates"].startswith(pem(leaf))
     assert f"/vcek/v1/Milan/{chip}?blSPL=03&teeSPL=00&snpSPL=08&ucodeSPL=115" in service.asked
-
-
-def test_failed_routes_are_remembered_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody's report says which certificate is asked for."""
-    monkeypatch.setattr(kds, "_MAX_FAILED", 2)
-    made = supply("http://127.0.0.1:1", tmp_path)
-    for route in ("a", "b", "c"):
-        made._note_failure(route, samples.NOW)
-    assert list(made._failed) == ["b", "c"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import ssl
 import time
 from collections.abc import Iterator
@@ -12,6 +14,10 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 import snp_samples as snp
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from test_client_collateral import get, serving
 from test_collateral_command import Outcome, as_found  # noqa: F401 - fixtures
 from tests.published import read
@@ -141,27 +147,86 @@ def test_an_issuer_that_only_has_the_name_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lists", "kept"),
-    [
-        ((listed(2025),), CRL),
-        ((listed(2026, 2026),), None),
-        ((listed(2030),), CRL),
-        ((listed(2020, 2021),), CRL),
-        ((CRL + b"\0",), CRL),
-    ],
+    "lists",
+    [(listed(2025),), (listed(2030),), (listed(2020, 2021),), (CRL + b"\0",), (listed(2025), listed(2030))],
 )
-def test_an_older_or_invalid_list_does_not_replace_the_cached_one(
-    lists: tuple[bytes, ...], kept: bytes | None, tmp_path: Path
-) -> None:
+def test_an_older_or_invalid_list_does_not_replace_the_cached_one(lists: tuple[bytes, ...], tmp_path: Path) -> None:
     cache(Files((ISSUER, ROOT), (CRL,)), tmp_path)
     cache(Files((ISSUER, ROOT), lists), tmp_path)
-    assert (tmp_path / "VCEK-Genoa.crl").read_bytes() in ({kept} if kept else {CRL, *lists})
+    assert (tmp_path / "VCEK-Genoa.crl").read_bytes() == CRL
 
 
 def test_a_later_list_replaces_the_cached_one(tmp_path: Path) -> None:
     cache(Files((ISSUER, ROOT), (listed(2025),)), tmp_path)
     assert cache(Files((ISSUER, ROOT), (CRL,)), tmp_path)[-1] == "VCEK-Genoa.crl"
     assert (tmp_path / "VCEK-Genoa.crl").read_bytes() == CRL
+
+
+def test_a_later_list_alone_is_kept_for_cached_issuers(tmp_path: Path) -> None:
+    cache(Files((ISSUER, ROOT), (listed(2025),)), tmp_path)
+    assert cache(Files((), (CRL,)), tmp_path) == ("VCEK-Genoa.crl",)
+    assert (tmp_path / "VCEK-Genoa.crl").read_bytes() == CRL
+    assert Files((), (CRL,)).rootless(tmp_path) == ()
+    assert Files((), (CRL,)).rootless(tmp_path / "other") == ("ARK-Genoa",)
+    assert [name[-4:] for name in cache(Files((LEAF,)), tmp_path)] == [".der"]
+
+
+# -- roots of others -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def foreign(number: int) -> tuple[bytes, bytes]:
+    """An issuer with AMD's names and the simulation's key under a stranger's root, and that root."""
+    middle, top = x509.load_der_x509_certificate(ISSUER), x509.load_der_x509_certificate(ROOT)
+    key = stranger()
+
+    def made(subject: x509.Name, public: rsa.RSAPublicKey, serial: int) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(top.subject)
+            .public_key(public)
+            .serial_number(serial)
+            .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(2049, 1, 1, tzinfo=UTC))
+            .add_extension(x509.BasicConstraints(True, None), True)
+        )
+        signed = builder.sign(key, hashes.SHA384(), rsa_padding=padding.PSS(padding.MGF1(hashes.SHA384()), 48))
+        return signed.public_bytes(Encoding.DER)
+
+    own = middle.public_key()
+    assert isinstance(own, rsa.RSAPublicKey)
+    return made(middle.subject, own, 100 + number), made(top.subject, key.public_key(), 1000 + number)
+
+
+@functools.cache
+def stranger() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+@pytest.mark.parametrize("order", ["a.pem", "z.pem"])
+def test_a_stranger_s_root_beside_the_right_files_changes_nothing(order: str, tmp_path: Path) -> None:
+    files = {order: pem(*foreign(0)).encode(), "chain.pem": pem(ISSUER, ROOT).encode(), "crl": CRL, "vcek": LEAF}
+    found, errors = kdsfiles.read((put(tmp_path, files),))
+    assert not errors
+    assert found.fields(BARE.evidence, simulated_root=ROOT) == WHOLE
+
+
+def test_many_certificates_of_one_name_are_checked_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key with each issuer and each root would be 150 chains of three signatures."""
+    number, tried, checked = 5, list[object](), list[object]()
+    read, issued_by = kdsfiles.chains.read, kdsfiles._issued_by
+    monkeypatch.setattr(kdsfiles.chains, "read", lambda one: (tried.append(one), read(one))[1])
+    monkeypatch.setattr(kdsfiles, "_issued_by", lambda *two: (checked.append(two), issued_by(*two))[1])
+    leaves = [snppki.chain(snppki.Variation(chip_id=bytes([each]) * 64))[0] for each in range(number)]
+    others = [one for each in range(number) for one in foreign(each)]
+    found = Files((*leaves, *others, ISSUER, ROOT))
+    digest = hashlib.sha256(ROOT).hexdigest()
+    assert len(list(found.chains((digest,)))) == len(tried) == number
+    assert len(checked) == number + 1
+    tried.clear()
+    assert list(Files((*leaves, *others)).chains((digest,))) == tried == []
+    assert len(list(Files((*leaves, *others)).foreign_chains())) <= number * kdsfiles.MAX_FOREIGN
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -173,9 +238,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("privml.client.collateral.cache_directory", lambda: tmp_path / "cache")
     monkeypatch.setattr(time, "time", lambda: float(samples.NOW))
-    made, check = Files.keep, kdsfiles.chains.verify
+    made = Files.keep
     monkeypatch.setattr(Files, "keep", lambda self, folder, now: made(self, folder, now=now, simulated_root=snp.ROOT))
-    assert check
     return tmp_path
 
 
@@ -192,12 +256,19 @@ def test_fetch_from_a_folder_and_show(place: Path, capsys: pytest.CaptureFixture
 
 
 def test_show_a_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(place, {"c.json": pretty(WHOLE), "crl": CRL})
-    lines = Outcome(capsys, "show", "c.json").stdout.splitlines()
-    assert lines[0] == "AMD certificate of a Genoa chip: c.json"
-    assert lines[1].startswith("AMD revocations of ARK-Genoa (VCEK): 2026-01-01")
+    put(place, {"c.json": pretty(WHOLE), "m.pem": pem(VCEK).encode() + MILAN, "crl": CRL})
+    assert Outcome(capsys, "show", "m.pem").stdout.splitlines() == ["AMD certificate of a Milan chip: m.pem"]
+    simulated = Outcome(capsys, "show", "c.json")
+    assert (simulated.code, simulated.stdout) == (9, "")
+    assert "c.json: the root of its certificates is not AMD's, whatever its name says" in simulated.stderr
     alone = Outcome(capsys, "show", "crl")
     assert (alone.code, "no chain of a VCEK" in alone.stderr) == (9, True)
+
+
+def test_what_a_file_s_lists_are_of_is_shown() -> None:
+    found = list(kdsfiles.rows(Files((LEAF, ISSUER, ROOT), (CRL,)), "c.json", simulated_root=snp.ROOT))
+    assert [(row["kind"], row["product"]) for row in found] == [("certificate", "Genoa"), ("revocations", "Genoa")]
+    assert found[1]["issued"] == int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 
 
 def test_a_real_report_s_collateral_lacks_a_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +298,9 @@ def test_what_is_not_kept_is_said(place: Path, capsys: pytest.CaptureFixture[str
     assert outcome.code == 2
     assert "skipped kds/x.pem: neither certificates nor a revocation list" in outcome.stderr
     assert "no certificate that leads to a root of AMD's" in outcome.stderr
+    assert "the revocation list of ARK-Genoa needs its certificate: no file here" in outcome.stderr
+    put(place / "kds", {"chain.pem": pem(ISSUER, ROOT).encode()})
+    outcome = Outcome(capsys, "fetch", "--from", "kds")
     assert "no revocation list of a root of AMD's that is valid now" in outcome.stderr
 
 

@@ -109,7 +109,6 @@ def test_a_callers_policy_is_in_it() -> None:
         policy_must=frozenset({"single socket"}),
         vmpl=2,
         host_data=b"\2" * 32,
-        id_key=b"\3" * 48,
         author_key=b"\4" * 48,
         guest_svn=7,
     )
@@ -117,8 +116,17 @@ def test_a_callers_policy_is_in_it() -> None:
     assert policy.policy == 1 << 17 | 1 << 20 | 1 << 8 | 51
     assert (policy.minimum_version, policy.minimum_build, policy.minimum_guest_svn) == ("1.55", 39, 7)
     assert (policy.vmpl.value, policy.host_data, policy.chip_id) == (2, b"\2" * 32, b"\1" * 64)
-    assert (policy.require_id_block, list(policy.trusted_id_key_hashes)) == (True, [b"\3" * 48])
     assert (policy.require_author_key, list(policy.trusted_author_key_hashes)) == (True, [b"\4" * 48])
+    assert (policy.require_id_block, list(policy.trusted_id_key_hashes)) == (False, [])
+    policy = parsed(dataclasses.replace(mine, author_key=bytes(48), id_key=b"\3" * 48)).policy
+    assert (policy.require_id_block, list(policy.trusted_id_key_hashes)) == (True, [b"\3" * 48])
+    assert not policy.require_author_key
+
+
+def test_of_several_chips_none_is_named() -> None:
+    """The tool knows one; the file's head says that others are accepted."""
+    two = frozenset({b"\1" * 64, b"\2" * 64})
+    assert parsed(dataclasses.replace(snp.WANTED, chips=two)).policy.chip_id == b""
 
 
 def test_the_parts_of_turin_s_versions_lie_elsewhere() -> None:
@@ -136,6 +144,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "reported-tcb": lambda: exported(policy=Policy(snp=dataclasses.replace(snp.WANTED, min_tcb=frozenset()))),
     "snp-boot-unbound": lambda: exported(launches(snp.launch(boot=HASHED))),
     "product": lambda: exported(policy=Policy(snp=dataclasses.replace(snp.WANTED, products=frozenset({"Milan"})))),
+    "author-key": lambda: exported(
+        policy=Policy(snp=dataclasses.replace(snp.WANTED, id_key=b"\3" * 48, author_key=b"\4" * 48))
+    ),
     "variant": lambda: exported(dataclasses.replace(snp.PREDICATE, variant="development")),
     "index-expired": lambda: exported(expiries={"timestamp": NOW}),
 }

@@ -202,7 +202,8 @@ class Asked:
     used = None
     times = 0
 
-    def of_quote(self, tee: str, parsed: Document) -> None:
+    def of_quote(self, tee: str, parsed: Document, *, carried: bool = False) -> None:
+        assert carried
         self.times += 1
 
     def of_devices(self, found: Facts, *, own: bool) -> None:

@@ -77,6 +77,7 @@ def with_(name: str, value: Any) -> bytes:
         ("advisories_denied", ["b", "a"]),
         ("advisories_denied", [""]),
         ("not_after", 0),
+        ("not_after", 253402300800),
         ("max_releases", -1),
         ("max_releases", "3"),
         ("simulated", 1),

@@ -21,7 +21,7 @@ from key_guest import broker_at, guest_at, waiting
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 
 from privml.base.errors import HostError, Refused
-from privml.base.strictjson import unb64
+from privml.base.strictjson import canonical, unb64
 from privml.channel.kem import X25519
 from privml.cli import keys_serve
 from privml.keybroker import kek, resources, server, store
@@ -163,13 +163,17 @@ def test_simulation_is_only_for_a_development_store(run: Run) -> None:
     assert "store-production: --allow-simulated needs a store that was made with --development" in said
 
 
-def test_two_owners_sign_one_after_the_other(run: Run) -> None:
+def test_two_owners_sign_one_after_the_other(run: Run, place: Path) -> None:  # noqa: F811
     broker = json.loads(run("init", "--json"))["ed25519"]
     run("add", RESOURCE, "--owner", "a.pub", "--owner", "b.pub", "--out", "k")
     words = ["--resource", RESOURCE, "--serial", "1", "--image-sha256", "11" * 32, "--not-after", LATER]
     words += ["--broker", broker]
     run("policy", "new", *words, "--max-releases", "2", "--platform", "22" * 16, "-o", "p.json")
     assert "at most 2 releases, to 22222222" in run("policy", "sign", "p.json", "--key", "a.pem")
+    other = json.loads((place / "p.json").read_bytes())
+    (place / "none.json").write_bytes(canonical({**other, "platforms": [], "not_after": 253402300799}))
+    said = run("policy", "sign", "none.json", "--key", "a.pem")
+    assert "until 9999-12-31T23:59:59Z" in said and "releases, to no TDX machine" in said
     assert "policy-signatures: signed by too few of the present owners" in run("policy", "add", "p.dsse", code=8)
     run("policy", "sign", "p.dsse", "--key", "b.pem")
     run("policy", "sign", "p.dsse", "--key", "b.pem")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attestation_samples as samples
+import cca_samples
 import guest_fake
 import pytest
 from guest_fake import Guest
@@ -164,6 +165,7 @@ def test_what_makes_no_sense_is_usage(
         (QUOTE.hex().encode(), "TDX quote, version 4"),
         (json.dumps({"quote": QUOTE.hex()}).encode(), "TDX quote, version 4"),
         (REPORT, "TDREPORT"),
+        (cca_samples.Sample().token(), "attestation token of an Arm CCA realm"),
     ],
 )
 def test_bare_evidence_is_for_inspect(

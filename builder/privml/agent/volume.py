@@ -30,10 +30,6 @@ KeyRing = Callable[[str, bytes], AbstractContextManager[None]]
 """Puts a key into the kernel, under a name that dm-crypt finds it by, for as long as the context lasts."""
 
 
-class _WrongError(HostError):
-    """Something is wrong with a volume; the message does not say yet which kind of volume."""
-
-
 def command(argv: Sequence[str]) -> None:
     """Run a tool of the guest; ``HostError`` with its output when it fails."""
     run(argv, timeout=180)
@@ -67,10 +63,10 @@ class Volumes:
             if key is not None:
                 device = self._decrypted(slot.partition, device, verity, key)
             _check_filesystem(device)
-        except _WrongError as error:
-            raise HostError(f"{slot.kind.name}: {error.message}") from error
-        mount.mkdir(mode=0o755, exist_ok=True)
-        self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+            mount.mkdir(mode=0o755, exist_ok=True)
+            self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+        except HostError as error:
+            raise HostError(f"{slot.kind.name}: {error.message}", hint=error.hint) from error
 
     def _verified(self, partition: str, verity: Verity) -> Path:
         """The device with the volume's bytes, each block checked up to the measured root hash."""
@@ -103,9 +99,9 @@ class Volumes:
                 return self._dev / found[0]
             if len(found) > 1:
                 names = ", ".join(found)
-                raise _WrongError(f"{len(found)} partitions are named {partition} ({names}), expected one")
+                raise HostError(f"{len(found)} partitions are named {partition} ({names}), expected one")
             if time.monotonic() >= end:
-                raise _WrongError(f"no partition is named {partition}: is its disk attached?")
+                raise HostError(f"no partition is named {partition}: is its disk attached?")
             time.sleep(0.1)
 
     def _named(self, partition: str) -> list[str]:
@@ -126,7 +122,7 @@ class Volumes:
             with contextlib.suppress(OSError):
                 if (entry / "dm" / "name").read_text().strip() == name:
                     return self._dev / entry.name
-        raise _WrongError(f"device-mapper did not create a device named {name}")
+        raise HostError(f"device-mapper did not create a device named {name}")
 
 
 def _prove(device: Path, verity: Verity) -> None:
@@ -140,13 +136,13 @@ def _prove(device: Path, verity: Verity) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise _WrongError(f"{wrong}: {error.strerror}") from error
+        raise HostError(f"{wrong}: {error.strerror}") from error
     if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
-        raise _WrongError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
+        raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
 
 
 def _check_decrypted(device: Path, verity: Verity) -> None:
-    """Raise `_WrongError` unless the first and the last sector of the decrypted ``device`` are what they must be.
+    """Raise ``HostError`` unless the first and the last sector of the decrypted ``device`` are what they must be.
 
     The key has the measured check value, so the fault is in how the volume was written.
     """
@@ -155,9 +151,9 @@ def _check_decrypted(device: Path, verity: Verity) -> None:
         file.seek((verity.data_blocks - 1) * BLOCK_SIZE)
         last = file.read(SECTOR_SIZE)
     if not _is_erofs(first):
-        raise _WrongError("the measured volume has no erofs filesystem: it was encrypted with another key")
+        raise HostError("the measured volume has no erofs filesystem: it was encrypted with another key")
     if last != LAST_SECTOR:
-        raise _WrongError(
+        raise HostError(
             "the last sector of the measured volume is not the expected one: its sectors were numbered "
             f"otherwise when it was encrypted, expected one number for each {SECTOR_SIZE} bytes"
         )
@@ -166,7 +162,7 @@ def _check_decrypted(device: Path, verity: Verity) -> None:
 def _check_filesystem(device: Path) -> None:
     with device.open("rb") as file:
         if not _is_erofs(file.read(BLOCK_SIZE)):
-            raise _WrongError("the measured volume has no erofs filesystem")
+            raise HostError("the measured volume has no erofs filesystem")
 
 
 def _is_erofs(first: bytes) -> bool:

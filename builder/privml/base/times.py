@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+MAX_TIME = 253_402_300_799
+"""The last second of the year 9999, after which there is no such text."""
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 _SHAPE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def time_text(seconds: int) -> str:
-    """Unix seconds as ``2026-11-29T04:00:00Z``."""
+    """Unix seconds, at most `MAX_TIME`, as ``2026-11-29T04:00:00Z``."""
     return datetime.fromtimestamp(seconds, UTC).strftime(_FORM)
 
 

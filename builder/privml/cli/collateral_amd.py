@@ -55,7 +55,12 @@ def report_from(found: Files, folder: Path, report: Document, now: int) -> dict[
 def keep(found: Files, folder: Path, now: int) -> bool:
     """Put what ``folder`` has of AMD's into the cache; False if nothing in it is."""
     kept = found.keep(kds.cache_directory(), now=now)
-    if found.lists and not any(name.endswith(".crl") for name in kept):
+    rootless = found.rootless(kds.cache_directory())
+    for name in rootless:
+        complain(
+            f"{folder}: the revocation list of {name} needs its certificate: no file here, nor the cache, has it"
+        )
+    if len(rootless) < len(found.lists) and not any(name.endswith(".crl") for name in kept):
         complain(
             f"{folder}: no revocation list of a root of AMD's that is valid now and not older than the cached one"
         )

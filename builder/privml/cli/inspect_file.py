@@ -115,7 +115,7 @@ def inspect_file(
         if platform_key is not None:
             raise UsageError(f"--platform-key is for a token of a CCA realm, and {path} is of {_GUESTS[found.tee]}")
         policy = policy_of(simulated_root, policy_file)
-        collateral = _given(found, collateral_files)
+        collateral = _given(found, collateral_files, policy.allow_simulated)
         if collateral is None and found.evidence.data is not None and at is None:
             subject_of = inside or found.evidence.document
             collateral = supply(None, offline=True, policy=policy).of_quote(found.tee, subject_of)
@@ -179,7 +179,7 @@ def _of_token(found: Bare, values: tuple[Value, ...], platform_key: Path | None)
     return cca.judge(cca.Case(token, signature.check(token, key)), values)
 
 
-def _given(found: Bare, paths: tuple[Path, ...]) -> Mapping[str, str] | None:
+def _given(found: Bare, paths: tuple[Path, ...], simulated_root: bytes | None) -> Mapping[str, str] | None:
     """The collateral that the caller gave: Intel's fields in one file, or AMD's files and folders; None if none."""
     if not paths:
         return None
@@ -198,7 +198,7 @@ def _given(found: Bare, paths: tuple[Path, ...]) -> Mapping[str, str] | None:
             raise error
         complain(f"skipped {error.message}")
     assert found.evidence.data is not None
-    collateral = read.fields(found.evidence.data, found.evidence.certificates)
+    collateral = read.fields(found.evidence.data, found.evidence.certificates, simulated_root=simulated_root)
     if not collateral:
         named = ", ".join(map(str, paths))
         raise UsageError(

@@ -348,9 +348,10 @@ def _describe(document: Document) -> None:
         show(f"  image {image.hex()}")
     show(f"  until {time_text(document.not_after)}")
     limit = "any number of" if document.max_releases is None else f"at most {document.max_releases}"
-    machines = (
-        "any TDX machine" if document.platforms is None else ", ".join(each.hex() for each in document.platforms)
-    )
+    if document.platforms is None:
+        machines = "any TDX machine"
+    else:
+        machines = ", ".join(each.hex() for each in document.platforms) or "no TDX machine"
     show(f"  {limit} releases, to {machines}")
     for line in () if document.snp is None else described(document.snp):
         show(f"  {line}")

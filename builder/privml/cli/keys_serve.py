@@ -30,10 +30,11 @@ def serve(
 ) -> None:
     """Judge guests by their documents, and release keys to those that the owners' policies allow.
 
-    The options are those of `verify`: each guest must be an image of --expect, which can be repeated, or a published
-    one under --trust, and in the owners' policy as well. Every release, and every refusal of a guest that proved what
-    it is, is in the log before it is answered. Nothing is administered here: stop it, use another verb, start it
-    again; guests wait meanwhile. docs/privml-key-broker.service starts it in a sandbox.
+    The options are those of `verify`: each guest must be an image of --expect, which can be repeated, or a
+    published one under --trust, and in the owners' policy as well. Every release is in the log before it is
+    answered, and so are refusals of guests that proved what they are, up to 64 an hour for each machine. Nothing
+    is administered here: stop it, use another verb, start it again; guests wait meanwhile.
+    docs/privml-key-broker.service starts it in a sandbox.
 
     \b
     Examples:

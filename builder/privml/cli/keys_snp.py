@@ -43,7 +43,7 @@ def snp_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "snp_chips",
         metavar="CHIP_ID",
         multiple=True,
-        help="Only these chips get it (128 hex digits each).",
+        help="Of SEV-SNP guests only those on these chips get it (128 hex digits each).",
     )(made)
     return click.option(
         "--snp-min-tcb",

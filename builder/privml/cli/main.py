@@ -55,7 +55,7 @@ GROUPS = {
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
         "token": "Let a caller use a guest that answers only callers with a token.",
         "receipt": "Check the receipt of an answer: which guest gave it, to which request.",
-        "collateral": "Fetch, show and serve Intel's collateral for quotes.",
+        "collateral": "Fetch, show and serve the collateral of Intel and AMD.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
     "publish": {

@@ -246,7 +246,7 @@ def _bare(path: Path) -> str | None:
         found = files.read(path)
     except PrivmlError:
         return None
-    bare = found.claimed is not None or found.report is not None
+    bare = any(each is not None for each in (found.claimed, found.report, found.cca))
     return f"`{found.description.title}`" if bare else None
 
 

@@ -25,8 +25,8 @@ from privml.verify.policy import Policy
 class CollateralSource(Protocol):
     """Where collateral comes from that the caller did not give. None: use the document's own."""
 
-    def of_quote(self, tee: str, parsed: document.Document) -> Mapping[str, str] | None:
-        """The nine fields for the document's quote."""
+    def of_quote(self, tee: str, parsed: document.Document, *, carried: bool = False) -> Mapping[str, str] | None:
+        """The fields for the document's quote or report; ``carried`` says that anybody may have sent it."""
 
     def of_devices(self, found: facts.Facts, *, own: bool) -> NvidiaCollateral | None:
         """NVIDIA's collateral for the document's devices; ``own`` says whether the document has some."""
@@ -105,6 +105,7 @@ def judge(
     replace the document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
 
     Anybody may have sent a carried document: no source is asked about one that is refused whatever its signature is.
+    A sender can make one that is not; how much such documents may ask of AMD is the source's to limit.
     """
     parsed = document.parse(data)
     if bundled is not None:
@@ -114,7 +115,7 @@ def judge(
     if given is not None and not isinstance(given, Mapping):
         source, given = given, None
         if not carried or _may_pass(found, expected, nonce):
-            given = source.of_quote(found.header.tee, parsed)
+            given = source.of_quote(found.header.tee, parsed, carried=carried)
             if device_collateral is None:
                 device_collateral = source.of_devices(found, own="nvidia" in (parsed.collateral or {}))
     checked = tees.check_signature(

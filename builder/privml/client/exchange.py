@@ -14,6 +14,7 @@ from typing import Any
 
 from privml.base import dsse
 from privml.base.strictjson import Fields, b64, canonical, loads, unhex
+from privml.base.times import MAX_TIME
 from privml.channel.receipt import NONCE_SIZE as REQUEST_NONCE_SIZE
 from privml.channel.receipt import Body, Receipt
 from privml.client import attested
@@ -30,7 +31,6 @@ from privml.verify.verdict import Binding, Outcome, Verdict
 FORMAT = "privml-exchange/v1"
 MAX_EXCHANGE = 32 * 1024 * 1024
 """Bytes of a file: the largest document in base64, and collateral."""
-_MAX_TIME = 253_402_300_799  # the last second of the year 9999
 _PIECE = 1024 * 1024
 
 
@@ -80,7 +80,7 @@ def decode(data: bytes) -> Exchange:
         request_nonce=None if sent is None else unhex(sent, REQUEST_NONCE_SIZE, what="exchange.request_nonce"),
         document=fields.base64("document", limit=MAX_DOCUMENT),
         nonce=fields.hexadecimal("nonce", NONCE_SIZE),
-        judged_at=fields.integer("judged_at", high=_MAX_TIME),
+        judged_at=fields.integer("judged_at", high=MAX_TIME),
         collateral=read_collateral(fields.take("collateral"), "exchange.collateral"),
     )
     fields.end()

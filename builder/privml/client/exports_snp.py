@@ -62,6 +62,9 @@ def accepted(expected: Expected, root_sha256: str, policy: Policy) -> SnpExport:
         for floor in floors
         if floor.product not in policy.snp.products
     ]
+    if any(policy.snp.id_key) and any(policy.snp.author_key):
+        # validateKeys of go-sev-guest does not look at the ID key once it trusts the author key.
+        wrong.append("author-key: got snp.id_key and snp.author_key, expected one: the tool would take either")
     refuse(expected, wrong)
     if not launches:
         raise MeasurementError(f"{expected.predicate.name} {anchor.version} has no prediction for an SEV-SNP guest")
@@ -136,8 +139,9 @@ TARGETS: Mapping[str, Target[SnpExport]] = {
         (
             "Other machine sizes and other products: a file holds one of each.",
             "What PLATFORM_INFO must say, such as the check of memory for aliases, and mitigation vectors.",
-            "That a guest has no ID key and no author key, unless your policy names one of each.",
+            "That a guest has no ID key and no author key, beyond the one of them that your policy names.",
             "The kind of key, fleets, the report's version, and chips, unless your policy names exactly one.",
+            "The firmware's version and build as one: the tool wants at least this build of any later version, too.",
             "An exact GUEST_SVN: the tool takes higher ones.",
             "What the guest's policy must demand, beyond a single socket, in versions that do not know the bit.",
             "The host's ACPI tables, which nothing measures and your policy accepts.",

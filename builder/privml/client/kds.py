@@ -24,8 +24,9 @@ from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.http import Connections, base_address
 from privml.base.wayout import environment_way_out
 from privml.client import collateral as cached
+from privml.client.kdslimit import Limit, LimitError
 from privml.client.pcs import certificates_in
-from privml.client.requests import Requests
+from privml.client.requests import Requests, UnansweredError
 from privml.evidence.claims import Validity
 from privml.evidence.document import Document
 from privml.evidence.snp import chain as chains
@@ -50,8 +51,6 @@ KINDS = (CERTIFICATE, REVOCATIONS)
 """What is kept, by the word in ``collateral show --json``."""
 TIMEOUT = 30.0
 _DAY = 24 * 60 * 60
-_RETRY = 60
-_MAX_FAILED = 1000
 _MAX_FILES = 1000
 _MAX_CHAIN = 3
 PARTS = (("fmc", "fmcSPL"), ("bl", "blSPL"), ("tee", "teeSPL"), ("snp", "snpSPL"), ("ucode", "ucodeSPL"))
@@ -129,10 +128,12 @@ class Supply:
         self._simulated_root = simulated_root
         self._directory = directory or cache_directory()
         self._clock = clock or time.time
-        self._failed: dict[str, float] = {}
+        self._limit = Limit()
 
-    def __call__(self, document: Document) -> dict[str, str] | None:
+    def __call__(self, document: Document, *, carried: bool = False) -> dict[str, str] | None:
         """The fields of `evidence.snp.collateral`; None to use the document's own, because no chain verifies.
+
+        A ``carried`` document, which anybody may have made, has the share of the service that `kdslimit` gives it.
 
         What could not be fetched is logged. Whether it is needed is the policy's decision.
         """
@@ -141,14 +142,17 @@ class Supply:
             report = reports.parse(document.evidence)
         except EvidenceError:
             return None  # reading the document says why
-        chain = next((each for each in self._chains(report, document, own) if self._verifies(document, each)), None)
+        every = self._chains(report, document, own, carried=carried)
+        chain = next((each for each in every if self._verifies(document, each)), None)
         if chain is None:
             return None
         found = {fields_of.CERTIFICATES: "".join(map(ssl.DER_cert_to_PEM_cert, chain))}
-        crl = self._revocations(chain) or own.get(fields_of.CRL)
+        crl = self._revocations(chain, carried=carried) or own.get(fields_of.CRL)
         return found if crl is None else {**found, fields_of.CRL: crl}
 
-    def _chains(self, report: Report, document: Document, own: Mapping[str, str]) -> Iterator[_CHAIN]:
+    def _chains(
+        self, report: Report, document: Document, own: Mapping[str, str], *, carried: bool
+    ) -> Iterator[_CHAIN]:
         """The document's chain, then those that cached and fetched parts make."""
         given = document.certificates
         with contextlib.suppress(EvidenceError):
@@ -159,12 +163,12 @@ class Supply:
             machine = machine_of(report, product)
             if machine is None:
                 continue
-            issuers = self._issuers(machine)
+            issuers = self._issuers(machine, carried=carried)
             if issuers is None:
                 continue
             if given:
                 yield given[0], *issuers
-            leaf = self._leaf(machine, issuers)
+            leaf = self._leaf(machine, issuers, carried=carried)
             if leaf is not None:
                 yield leaf, *issuers
 
@@ -174,7 +178,7 @@ class Supply:
         )
         return isinstance(found, ReportFacts)
 
-    def _leaf(self, machine: Machine, issuers: tuple[bytes, bytes]) -> bytes | None:
+    def _leaf(self, machine: Machine, issuers: tuple[bytes, bytes], *, carried: bool) -> bytes | None:
         """The certificate of a chip's key, cached or fetched."""
         if machine.role != SIGNING_KEYS[VCEK]:
             return None
@@ -184,9 +188,12 @@ class Supply:
             if (found.product, found.tcb) != (machine.product, dict(machine.tcb)):
                 raise EvidenceError(f"a certificate of another TCB version or product than {machine.leaf_route}")
 
-        return self._have(machine.leaf_name + ".der", machine.leaf_route, lambda body: body, fits, MAX_SIZE)
+        return self._have(
+            machine.leaf_name + ".der", machine.leaf_route, lambda body: body, fits, MAX_SIZE,
+            leaf=True, carried=carried,
+        )  # fmt: skip
 
-    def _issuers(self, machine: Machine) -> tuple[bytes, bytes] | None:
+    def _issuers(self, machine: Machine, *, carried: bool) -> tuple[bytes, bytes] | None:
         """The issuer's and the root's certificate, cached or fetched."""
         roots = {machine.product.root_sha256}
         if self._simulated_root is not None:
@@ -204,13 +211,13 @@ class Supply:
             return "".join(map(ssl.DER_cert_to_PEM_cert, found)).encode()
 
         name = machine.issuers_name + "-chain.pem"
-        data = self._have(name, f"{machine.path}/cert_chain", canonical, fits, fields_of.MAX_FIELD)
+        data = self._have(name, f"{machine.path}/cert_chain", canonical, fits, fields_of.MAX_FIELD, carried=carried)
         if data is None:
             return None
         issuer, root = certificates_in(data.decode(), "issuers")
         return issuer, root
 
-    def _revocations(self, chain: _CHAIN) -> str | None:
+    def _revocations(self, chain: _CHAIN, *, carried: bool) -> str | None:
         """The revocation list of a chain's root, in hex: the cached one for a day, a later one, or none."""
         found = chains.read(chain)
         machine = Machine(found.leaf.role, found.leaf.product, b"", {})
@@ -223,7 +230,7 @@ class Supply:
 
         data = self._have(
             machine.issuers_name + ".crl", f"{machine.path}/crl", lambda body: body, fits, fields_of.MAX_FIELD // 2,
-            age=_DAY, ask=genuine or self.where != AMD,
+            age=_DAY, ask=genuine or self.where != AMD, carried=carried,
         )  # fmt: skip
         return None if data is None else data.hex()
 
@@ -235,6 +242,8 @@ class Supply:
         fits: Callable[[bytes], None],
         limit: int,
         *,
+        carried: bool,
+        leaf: bool = False,
         age: int | None = None,
         ask: bool = True,
     ) -> bytes | None:
@@ -250,29 +259,27 @@ class Supply:
         now = self._clock()
         if kept is not None and (age is None or 0 <= now - path.stat().st_mtime < age):
             return kept
-        if self.where is None or not ask or 0 <= now - self._failed.get(route, float("-inf")) < _RETRY:
+        if self.where is None or not ask or self._limit.holds(route, now):
             return kept
         try:
             with (
+                self._limit.turn(leaf=leaf, carried=carried, now=now),
                 Cutoff(TIMEOUT) as deadline,
                 Connections(environment_way_out(), deadline=deadline, redirects=0) as connections,
             ):
                 body = Requests(connections, deadline, limit).get(f"{self.where}/{route}").body
             made = read(body)
             fits(made)
+        except LimitError as error:
+            log.warning("%s: %s", route.partition("?")[0], error)
+            return kept
         except PrivmlError as error:
             log.warning("%s: %s", route.partition("?")[0], error)
-            self._note_failure(route, now)
+            # By then, because a service that hangs takes half of the time to the next try.
+            self._limit.note_failure(route, self._clock(), answered=not isinstance(error, UnansweredError))
             return kept
         cached.keep(path, made)
         return made
-
-    def _note_failure(self, route: str, now: float) -> None:
-        """Do not ask for ``route`` again soon. A report says what is asked for, so only the newest are remembered."""
-        self._failed.pop(route, None)
-        self._failed[route] = now
-        while len(self._failed) > _MAX_FAILED:
-            self._failed.pop(next(iter(self._failed)), None)
 
 
 def _current(validity: Validity, now: int) -> None:

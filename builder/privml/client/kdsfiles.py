@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import re
 import ssl
 import warnings
@@ -19,8 +20,9 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
 
-from privml.base.errors import EvidenceError, PrivmlError, UsageError
+from privml.base.errors import EvidenceError, PrivmlError, UsageError, printable
 from privml.base.strictjson import loads
 from privml.client import collateral as cached
 from privml.client import kds
@@ -31,12 +33,15 @@ from privml.evidence.snp import collateral as fields_of
 from privml.evidence.snp import leaf as leaves
 from privml.evidence.snp import report as reports
 from privml.evidence.snp.chain import Chain
+from privml.evidence.snp.report import SIGNING_KEYS
 from privml.evidence.snp.tcb import PRODUCTS
 
 MAX_FILE = 1024 * 1024
 MAX_FILES = 1000
 MAX_CERTIFICATES = 256
 """Of all files together."""
+MAX_FOREIGN = 4
+"""Roots and issuers of others that are tried, only to say that they are none of AMD's."""
 SUFFIXES = frozenset({".der", ".crt", ".cer", ".cert", ".pem", ".crl", ".json", ""})
 _BEGIN = b"-----BEGIN "
 _BLOCK = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----([A-Za-z0-9+/=\s]*)-----END \1-----")
@@ -60,27 +65,45 @@ class Files:
             (*self.paths, *other.paths),
         )
 
-    def chains(self) -> Iterator[tuple[Triple, Chain]]:
-        """Every chain of AMD's form that the certificates make."""
+    def chains(self, known: Collection[str] = ()) -> Iterator[tuple[Triple, Chain]]:
+        """Every chain that the certificates make and that ends in a root of AMD's, or one that is ``known``.
+
+        ``known`` are hex SHA-256 digests. A file can have hundreds of certificates of the same names, so each issuer
+        is checked once against each root that counts, and each key only against issuers that passed.
+        """
+        return self._chains(list(self.issuers(known)))
+
+    def foreign_chains(self) -> Iterator[tuple[Triple, Chain]]:
+        """Some chains whose root has the name of AMD's and is another, to say so."""
+        own = {product.root_sha256 for product in PRODUCTS.values()}
+        names = {f"ARK-{product.name}" for product in PRODUCTS.values()}
+        every = (
+            hashlib.sha256(data).hexdigest()
+            for data, found in _authorities(self)
+            if chains.common_name(found) in names
+        )
+        roots = set(itertools.islice((digest for digest in every if digest not in own), MAX_FOREIGN))
+        return self._chains(list(itertools.islice(self.issuers(roots), MAX_FOREIGN)))
+
+    def _chains(self, issuers: Collection[tuple[bytes, bytes, Machine]]) -> Iterator[tuple[Triple, Chain]]:
         keys = {data: leaf for data in self.certificates if (leaf := _leaf(data)) is not None}
-        others = [(data, found) for data in self.certificates if (found := _authority(data)) is not None]
         for data, key in keys.items():
-            for issuer, middle in others:
-                if middle.subject.public_bytes() != key.issuer:
-                    continue
-                for root, top in others:
-                    if top.subject != middle.issuer or top.issuer != top.subject:
-                        continue
+            for issuer, root, machine in issuers:
+                if (machine.role, machine.product) == (key.role, key.product):
                     with contextlib.suppress(EvidenceError):
                         yield (data, issuer, root), chains.read((data, issuer, root))
 
-    def fields(self, report: bytes, certificates: Collection[bytes] = ()) -> dict[str, str]:
+    def fields(
+        self, report: bytes, certificates: Collection[bytes] = (), *, simulated_root: bytes | None = None
+    ) -> dict[str, str]:
         """The fields of collateral for a report (`evidence.snp.collateral`) that comes with ``certificates``.
 
         Of several chains the one of the key that signed it; without such a one, the first, so that the check of the
-        signature says what is wrong. Empty if nothing fits.
+        signature says what is wrong. Chains to other roots than AMD's and ``simulated_root`` only stand in where
+        there is no other. Empty if nothing fits.
         """
-        every = list((self + Files(tuple(certificates))).chains())
+        held = self + Files(tuple(certificates))
+        every = list(held.chains(_digests(simulated_root))) or list(held.foreign_chains())
         parsed = reports.parse(report)
         chosen = next((each for each in every if _signed(parsed, each[0])), next(iter(every), None))
         if chosen is None:
@@ -94,20 +117,18 @@ class Files:
         """Put what is AMD's into the folder ``directory`` of the cache; the names of its files there.
 
         A chip's certificate, issuers, and a revocation list that is valid at ``now`` and not older than the cached
-        one. A fleet's certificate is not kept, because the guest sends it.
+        one. Issuers that are in the folder already count as well. A fleet's certificate is not kept, because the
+        guest sends it.
         """
-        extra = set() if simulated_root is None else {hashlib.sha256(simulated_root).hexdigest()}
+        extra, held = _digests(simulated_root), self + _kept_issuers(directory)
         made: dict[str, bytes] = {}
-        for (data, issuer, root), chain in self.chains():
+        for (data, _, _), chain in held.chains(extra):
             leaf = chain.leaf
-            if chain.root_sha256 not in {leaf.product.root_sha256} | extra:
-                continue
-            machine = Machine(leaf.role, leaf.product, leaf.chip_id or b"", leaf.tcb)
             if leaf.chip_id is not None:
-                made[f"{machine.leaf_name}.der"] = data
-            made |= _of_issuers(machine, issuer, root)
-        for issuer, root, machine in self._issuers(extra):
-            made |= _of_issuers(machine, issuer, root)
+                made[f"{Machine(leaf.role, leaf.product, leaf.chip_id, leaf.tcb).leaf_name}.der"] = data
+        for issuer, root, machine in held.issuers(extra):
+            if issuer in self.certificates:
+                made |= _of_issuers(machine, issuer, root)
             kept = cached.content(directory / f"{machine.issuers_name}.crl", fields_of.MAX_FIELD)
             top = x509.load_der_x509_certificate(root)
             crl = _newest(self.lists if kept is None else (kept, *self.lists), top, now)
@@ -117,11 +138,19 @@ class Files:
             cached.keep(directory / name, content)
         return tuple(sorted(made))
 
-    def _issuers(self, extra: set[str]) -> Iterator[tuple[bytes, bytes, Machine]]:
+    def rootless(self, directory: Path) -> tuple[str, ...]:
+        """The issuers of revocation lists, by common name, whose certificate neither is here nor in ``directory``."""
+        held = {chains.common_name(found) for _, found in _authorities(self + _kept_issuers(directory))}
+        names = (
+            x509.load_der_x509_crl(data).issuer.get_attributes_for_oid(NameOID.COMMON_NAME) for data in self.lists
+        )
+        return tuple(sorted({printable(str(name[0].value))[:80] for name in names if name} - held))
+
+    def issuers(self, extra: Collection[str]) -> Iterator[tuple[bytes, bytes, Machine]]:
         """Every issuer that a product's root signed, and that root."""
-        others = [(data, found) for data in self.certificates if (found := _authority(data)) is not None]
+        others = _authorities(self)
         for product in PRODUCTS.values():
-            roots = [data for data, _ in others if hashlib.sha256(data).hexdigest() in {product.root_sha256} | extra]
+            roots = [data for data, _ in others if hashlib.sha256(data).hexdigest() in {product.root_sha256, *extra}]
             for role, name in (("VCEK", f"SEV-{product.name}"), ("VLEK", f"SEV-VLEK-{product.name}")):
                 named = [(data, found) for data, found in others if chains.common_name(found) == name]
                 for root in roots:
@@ -185,6 +214,23 @@ def contents(data: bytes) -> Files:
     return _pem(data) if _BEGIN in data else _der(data)
 
 
+def _kept_issuers(directory: Path) -> Files:
+    """The issuers and roots in a folder of the cache, for files that come without them."""
+    found = Files()
+    for product, role in itertools.product(PRODUCTS.values(), SIGNING_KEYS.values()):
+        data = cached.content(
+            directory / f"{Machine(role, product, b'', {}).issuers_name}-chain.pem", fields_of.MAX_FIELD
+        )
+        if data is not None:
+            with contextlib.suppress(EvidenceError):
+                found += Files(_pem(data).certificates)
+    return found
+
+
+def _digests(simulated_root: bytes | None) -> tuple[str, ...]:
+    return () if simulated_root is None else (hashlib.sha256(simulated_root).hexdigest(),)
+
+
 def _pem(data: bytes) -> Files:
     """PEM blocks, with whatever a person or a tool wrote around them."""
     found = Files()
@@ -218,6 +264,10 @@ def _leaf(data: bytes) -> leaves.Leaf | None:
         return leaves.parse(data)
     except EvidenceError:
         return None
+
+
+def _authorities(found: Files) -> list[tuple[bytes, x509.Certificate]]:
+    return [(data, each) for data in found.certificates if (each := _authority(data)) is not None]
 
 
 def _authority(data: bytes) -> x509.Certificate | None:
@@ -266,10 +316,12 @@ def _of_issuers(machine: Machine, issuer: bytes, root: bytes) -> dict[str, bytes
     return {f"{machine.issuers_name}-chain.pem": "".join(map(ssl.DER_cert_to_PEM_cert, (issuer, root))).encode()}
 
 
-def rows(found: Files, name: str) -> Iterator[dict[str, object]]:
-    """What the file ``name`` holds, a row each, as `kds.kept` has them; ``EvidenceError`` if it makes no chain."""
-    every = list(found.chains())
+def rows(found: Files, name: str, *, simulated_root: bytes | None = None) -> Iterator[dict[str, object]]:
+    """What the file ``name`` holds, a row each, as of `kds.kept`; ``EvidenceError`` without a chain of AMD's."""
+    every = list(found.chains(_digests(simulated_root)))
     if not every:
+        if any(found.foreign_chains()):
+            raise EvidenceError(f"{name}: the root of its certificates is not AMD's, whatever its name says")
         raise EvidenceError(f"{name}: no chain of a VCEK or VLEK, its issuer and AMD's root")
     for _, chain in every:
         product, role = chain.leaf.product.name, chain.leaf.role

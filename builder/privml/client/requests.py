@@ -13,11 +13,16 @@ from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.http import Connections
 
 _PIECE = 64 * 1024
+_TOO_MANY = 429
 _WITHOUT = "without a network, give collateral with --collateral FILE or `privml-build collateral fetch --from DIR`"
 
 
 class AbsentError(HostError):
     """The service answered that it does not have what was asked for."""
+
+
+class UnansweredError(HostError):
+    """The service did not answer, or answered that it was asked too often."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,12 @@ class Requests:
             with answer as response:
                 body = self._body(response, said)
         except (OSError, http.client.HTTPException) as error:
-            raise HostError(f"{said}: {self._reason(error)}", hint=self._hint(error)) from error
+            raise UnansweredError(f"{said}: {self._reason(error)}", hint=self._hint(error)) from error
         if response.status == 404:
             raise AbsentError(f"{said}: status 404, expected 200", hint=self._absent)
         if response.status != 200:
-            raise HostError(f"{said}: status {response.status}, expected 200")
+            kind = UnansweredError if response.status == _TOO_MANY else HostError
+            raise kind(f"{said}: status {response.status}, expected 200")
         return Answer(path, body, response.headers)
 
     def _body(self, response: http.client.HTTPResponse, said: str) -> bytes:

@@ -72,6 +72,7 @@ class Supply:
         self._fetch_reports = fetch_reports
         self._simulated_root = simulated_root
         self._kds: kds.Supply | None = None
+        self._making = threading.Lock()
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
         self._clock = clock or time.time
@@ -95,11 +96,11 @@ class Supply:
             self._last.found["nvidia"] = devices.encode()
         return devices
 
-    def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
+    def of_quote(self, tee: str, document: Document, *, carried: bool = False) -> Mapping[str, str] | None:
         """The fields of the TEE's collateral; None to use the document's own. ``HostError`` if Intel's was needed and
-        could not be fetched."""
+        could not be fetched. ``carried`` limits what is asked of AMD's service (`client.kdslimit`)."""
         self._last.own, self._last.found = document.collateral, {}
-        found = self._of_quote(tee, document)
+        found = self._of_quote(tee, document, carried=carried)
         if found is not None:
             self._last.found[tee] = found
         return found
@@ -110,26 +111,27 @@ class Supply:
         last = self._last
         return {**(last.own or {}), **last.found} if last.found else None
 
-    def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
+    def _of_quote(self, tee: str, document: Document, *, carried: bool) -> Mapping[str, str] | None:
         if tee == TEE:
             return self.for_quote(document.evidence, own=TEE in (document.collateral or {}))
-        return self._of_report(document) if tee == "snp" else None
+        return self._of_report(document, carried=carried) if tee == "snp" else None
 
-    def _of_report(self, document: Document) -> Mapping[str, str] | None:
+    def _of_report(self, document: Document, *, carried: bool) -> Mapping[str, str] | None:
         """AMD's certificates and revocation list of a report (`client.kds`); None to use the document's own."""
         if self._given is not None:
             return self._given
         from privml.client import kds  # most documents are of TDs
 
-        if self._kds is None:
-            where = kds.service(os.environ.get(kds.SERVICE)) if self._fetch_reports else None
-            self._kds = kds.Supply(
-                where,
-                simulated_root=self._simulated_root,
-                directory=self._cache.directory / "snp",
-                clock=self._clock,
-            )
-        return self._kds(document)
+        with self._making:  # one for all threads, because it counts what it asks for
+            if self._kds is None:
+                where = kds.service(os.environ.get(kds.SERVICE)) if self._fetch_reports else None
+                self._kds = kds.Supply(
+                    where,
+                    simulated_root=self._simulated_root,
+                    directory=self._cache.directory / "snp",
+                    clock=self._clock,
+                )
+        return self._kds(document, carried=carried)
 
     def for_quote(self, quote: bytes, *, own: bool) -> Mapping[str, str] | None:
         """The nine fields for a quote; ``own`` says whether it comes with some. Otherwise as in `of_quote`."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.base.times import MAX_TIME
 from privml.evidence.document import MAX_DOCUMENT, collateral_json, read_collateral
 from privml.evidence.merkle import NONCE_SIZE
 
 FORMAT = "privml-bundle/v1"
 MAX_BUNDLE = 32 * 1024 * 1024
 """Bytes of a bundle: the largest document in base64, and collateral."""
-_MAX_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def decode(data: bytes) -> Bundle:
         document=fields.base64("document", limit=MAX_DOCUMENT),
         nonce=fields.hexadecimal("nonce", NONCE_SIZE),
         tls_spki_sha256=fields.hexadecimal("tls_spki_sha256", 32),
-        judged_at=fields.integer("judged_at", high=_MAX_TIME),
+        judged_at=fields.integer("judged_at", high=MAX_TIME),
         collateral=read_collateral(fields.take("collateral"), "bundle.collateral"),
     )
     fields.end()

@@ -14,6 +14,7 @@ from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused
 from privml.base.resource import resource_of
 from privml.base.strictjson import Fields, canonical, loads
+from privml.base.times import MAX_TIME
 from privml.keybroker.machineids import ids, ids_or_null, ordered
 from privml.keybroker.snprelease import SnpRelease
 from privml.statement.keys import MAX_KEYS, Role
@@ -102,7 +103,7 @@ class ReleasePolicy:
             platforms=ids_or_null(fields, "platforms", PPID_SIZE),
             min_tcb_evaluation=fields.integer("min_tcb_evaluation", high=2**31),
             advisories_denied=_advisories(fields),
-            not_after=fields.integer("not_after", low=1),
+            not_after=fields.integer("not_after", low=1, high=MAX_TIME),
             max_releases=_count(fields),
             simulated=fields.boolean("simulated"),
             snp=SnpRelease.from_fields(fields.fields("snp")) if fields.has("snp") else None,

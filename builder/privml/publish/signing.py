@@ -14,7 +14,7 @@ from pathlib import Path
 from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import read_start, remove_tree, write_atomic
 from privml.base.strictjson import Fields, canonical, loads
-from privml.base.times import time_text
+from privml.base.times import MAX_TIME, time_text
 from privml.publish.signer import Signer
 from privml.statement.follow import MAX_ENVELOPE
 from privml.statement.keys import Role
@@ -81,7 +81,7 @@ class Proposal:
         try:
             fields = Fields(loads(read_start(path, 4096), what=str(path), limit=4096), str(path))
             fields.text("format", one_of=(FORMAT,))
-            at = fields.integer("at")
+            at = fields.integer("at", high=MAX_TIME)
             fields.end()
         except EvidenceError as error:
             raise UsageError(f"--propose: {error.message}") from error

@@ -1,8 +1,8 @@
 """An attestation token of an Arm CCA realm: a platform token and a realm token, each a COSE_Sign1.
 
 Sources: draft-ffm-rats-cca-token (claims and their keys), RFC 9052 (COSE_Sign1), and veraison/ccatoken for the
-collections: tag 399 with two byte strings, or tag 907 with two records of a media type and a byte string. Claims of
-later profiles are kept by number.
+collections: tag 399 with two byte strings, or tag 907 with two records of a CoAP content format (263)
+and a byte string. Claims of later profiles are kept by number.
 """
 
 from __future__ import annotations
