@@ -433,6 +433,13 @@ def test_an_answer_that_is_not_read_takes_no_processor_time(start: Start) -> Non
     engine.stop()
 
 
+def test_little_of_an_answer_waits_unsent_in_the_kernel() -> None:
+    with server.listen(0, "127.0.0.1") as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert 0 < connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) <= 1 << 17
+
+
 def test_a_reader_that_keeps_the_rate_is_served_to_the_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than the grace, at a speed that fills every buffer."""
     monkeypatch.setattr(conversation, "ANSWER_GRACE", 0.8)

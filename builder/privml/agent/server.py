@@ -32,6 +32,9 @@ HANDSHAKE_TIMEOUT = 10.0
 DRAIN = 120.0
 """Seconds that running answers get once the server was told to stop; privml-server.service allows a little more."""
 _BACKLOG = 1024
+_UNSENT = 128 << 10
+"""Bytes of an answer that the kernel keeps unsent for a caller who reads slowly: with megabytes of them it lets
+nothing more be written for many seconds, and the caller would seem to read nothing."""
 
 
 class Server:
@@ -128,9 +131,13 @@ def keep_to_one_processor() -> None:
 
 def listen(port: int, host: str = "", *, ipv6: bool = False) -> socket.socket:
     """Create the server's TCP socket, on all addresses unless ``host`` names one; ``ipv6``: of both IP versions."""
-    if ipv6:
-        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
-    return socket.create_server((host, port), backlog=_BACKLOG)
+    listener = (
+        socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+        if ipv6
+        else socket.create_server((host, port), backlog=_BACKLOG)
+    )
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)  # connections have it from here
+    return listener
 
 
 def main(layout: Layout | None = None) -> int:
