@@ -148,6 +148,19 @@ def test_what_is_started_here_is_never_an_snp_guest(folder: Path) -> None:
         td_platform(None, shipped(), alone)
 
 
+def test_a_machine_without_a_tee_takes_firmware_for_tdx_only(folder: Path) -> None:
+    manifest = dataclasses.replace(manifests.read(folder), platforms=("qemu-11-q35-tpm", "qemu-11-q35-snp"))
+    tdx, snp = (manifest.firmware[tee] for tee in ("tdx", "snp"))
+    for order in ({"tdx": tdx, "snp": snp}, {"snp": snp, "tdx": tdx}):
+        both = dataclasses.replace(manifest, firmware=order)
+        assert (both.firmware_for(None), startable(shipped(), both).name) == (tdx, "qemu-11-q35-tpm")
+    alone = dataclasses.replace(manifest, firmware={"snp": snp})
+    with pytest.raises(MeasurementError, match="for tdx, which starts a machine without a TEE, expected one of snp"):
+        alone.firmware_for(None)
+    with pytest.raises(MeasurementError, match="for tdx, which starts a machine without a TEE"):
+        startable(shipped(), alone)
+
+
 def test_launches_of_both_tees_are_listed(folder: Path) -> None:
     launches = read_prediction(folder, manifests.read(folder)).launches
     lines = measure_image.described(launches, events=False)
