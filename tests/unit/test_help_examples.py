@@ -27,7 +27,7 @@ from privml.output.prediction import read_prediction
 from privml.recipe.loader import shipped
 from privml.sim import snpreport as sim
 from privml.statement.launch import MeasuredLaunch, TdMachine
-from privml.vm import predicted
+from privml.vm import crosscheck, predicted
 
 NAME = "demo-cpu"
 TDX = "qemu-11-q35"
@@ -120,6 +120,52 @@ def test_the_number_of_vcpus_is_the_whole_size_of_an_snp_guest(
     assert [(row["platform"], row["vcpus"]) for row in found] == [("qemu-11-q35-snp", count) for count in (1, 2, 3)]
     refused = Outcome(capsys, "measure", NAME, *words, "--memory", "2GiB")
     assert (refused.code, "--vcpus" in refused.stderr) == (2, True)
+
+
+def test_a_cross_check_of_snp_guests_alone_compares_nothing_and_is_refused(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crosscheck, "program", lambda: files / "tdx-measure")
+    of_snp_alone(files / "out" / NAME)
+    refused = Outcome(capsys, "measure", NAME, "--cross-check")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert f"tdx-measure measures no SNP guests, and {NAME} has no other platform" in refused.stderr
+
+
+def test_an_image_without_firmware_for_snp_says_that_its_recipe_has_none(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = files / "out" / NAME
+    made = manifests.read(folder)
+    only_tdx = dataclasses.replace(made, firmware={"tdx": made.firmware["tdx"]}, platforms=(TDX,))
+    (folder / "manifest.json").write_bytes(only_tdx.encode())
+    refused = Outcome(capsys, "measure", NAME, "--tee", "snp")
+    assert refused.code == 2
+    assert "the recipe has no `firmware.snp`: add it and a platform of snp, and build again" in refused.stderr
+    refused = Outcome(capsys, "measure", NAME, "--platform", "qemu-11-q35-snp")
+    assert (refused.code, "add `firmware.snp` to its recipe" in refused.stderr) == (7, True)
+    # With the firmware, a platform is all that is missing.
+    (folder / "manifest.json").write_bytes(dataclasses.replace(made, platforms=(TDX,)).encode())
+    refused = Outcome(capsys, "measure", NAME, "--tee", "snp")
+    assert (refused.code, "name one of it with --platform" in refused.stderr) == (2, True)
+
+
+def test_a_report_against_a_folder_that_is_not_there_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = Outcome(capsys, "explain", "report.bin", "--against", "out/nothere")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "--against out/nothere does not exist" in refused.stderr
+    refused = Outcome(capsys, "explain", "ccel.bin", "--against", "out/nothere")
+    assert refused.code == 2 and "out/nothere" in refused.stderr
+
+
+def test_a_report_of_no_machine_hints_at_the_firmware(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "report.bin").write_bytes(sim.make_report(bytes(48), bytes(64)))
+    done = Outcome(capsys, "explain", "report.bin", "--against", f"out/{NAME}")
+    assert done.code == 1
+    assert "with firmware-snp.fd and not the package's own firmware" in done.stderr
+    assert "`measure --tee snp --vcpus N`" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("--tee", "tdx"), ("--platform", "my-host"), ("--platform", "my-gce")])

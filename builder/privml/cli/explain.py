@@ -105,6 +105,8 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 
 def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
     """Compare the launch digest of an SNP report with an image's."""
+    if against is not None and not against.exists():
+        raise UsageError(f"--against {against} does not exist", hint="name the directory of a built image")
     if against is None or not against.is_dir():
         raise UsageError(
             f"{file.path} is {file.description.title}: its launch digest is explained by an image",

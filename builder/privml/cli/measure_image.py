@@ -177,12 +177,19 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
 def _cross_check(
     place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Size, ...], *, as_json: bool
 ) -> None:
+    platforms = [load_platform(name, recipes_directory(found)) for name in manifest.platforms]
+    measured = [platform for platform in platforms if platform.tee != SNP]
+    if not measured:
+        raise UsageError(
+            f"{crosscheck.PROGRAM} measures no SNP guests, and {manifest.name} has no other platform",
+            hint="leave out --cross-check",
+        )
     tool = crosscheck.program()
     predictor = MachinePredictor(place.tools_of(found), place.store.root, found.directory, manifest)
     rows: list[dict[str, Any]] = []
-    for name in manifest.platforms:
-        platform = load_platform(name, recipes_directory(found))
-        if platform.tee == SNP:
+    for platform in platforms:
+        name = platform.name
+        if platform not in measured:
             say(f"{name}: {crosscheck.PROGRAM} measures no SNP guests")
             continue
         for shape in shapes:

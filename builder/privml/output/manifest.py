@@ -181,7 +181,10 @@ class Manifest:
         if wanted not in self.firmware:
             known = ", ".join(self.firmware)
             of = "for tdx, which starts a machine without a TEE" if tee is None else f"for {tee}"
-            raise MeasurementError(f"the image has no firmware {of}, expected one of {known}")
+            raise MeasurementError(
+                f"the image has no firmware {of}, expected one of {known}",
+                hint=f"add `firmware.{wanted}` to its recipe, and build it again",
+            )
         return self.firmware[wanted]
 
     @property
