@@ -150,9 +150,7 @@ def test_an_image_without_firmware_for_snp_says_that_its_recipe_has_none(
     assert (refused.code, "name one of it with --platform" in refused.stderr) == (2, True)
 
 
-def test_a_report_against_a_folder_that_is_not_there_says_so(
-    files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_against_a_folder_that_is_not_there_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = Outcome(capsys, "explain", "report.bin", "--against", "out/nothere")
     assert (refused.code, refused.stdout) == (2, "")
     assert "--against out/nothere does not exist" in refused.stderr
@@ -169,8 +167,6 @@ def test_a_report_of_no_machine_hints_at_the_firmware(files: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("words", [("--tee", "tdx"), ("--platform", "my-host"), ("--platform", "my-gce")])
-def test_the_size_of_a_td_needs_memory(
-    words: Sequence[str], files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_size_of_a_td_needs_memory(words: Sequence[str], files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = Outcome(capsys, "measure", NAME, *words, "--vcpus", "2")
     assert (refused.code, "needs both --vcpus and --memory" in refused.stderr) == (2, True)

@@ -130,8 +130,8 @@ def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
     if found.label is None:
         raise Differs(
             f"the launch digest of {file.path} is not predicted for {manifest.name}",
-            hint=f"start it as predicted, with {manifest.firmware_for(SNP).file} and not the package's own firmware; or "
-            "predict its machine: `measure --tee snp --vcpus N`, or a platform of its own",
+            hint=f"start it as predicted, with {manifest.firmware_for(SNP).file} and not the package's own firmware; "
+            "or predict its machine: `measure --tee snp --vcpus N`, or a platform of its own",
         )
 
 

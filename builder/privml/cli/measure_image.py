@@ -68,7 +68,8 @@ def measure_image(
     manifest = found.manifest()
     if alone and tee != SNP and not _of_snp(found, manifest, platform):
         raise UsageError(
-            "a shape needs both --vcpus and --memory", hint="--tee snp predicts SNP guests only, which need no --memory"
+            "a shape needs both --vcpus and --memory",
+            hint="--tee snp predicts SNP guests only, which need no --memory",
         )
     if manifest.boot_disk is not None and (disk or cross_check):
         what = "--disk is for images with `boot: direct`" if disk else "--cross-check compares direct boots"
