@@ -51,6 +51,8 @@ VERIFIED_TIMEOUT = 300.0
 ROOT = Path(__file__).resolve().parents[2]
 
 TEE = os.environ.get("TEE", "tdx")
+if TEE not in SIMULATIONS:
+    sys.exit(f"demo: TEE={TEE}: nothing simulates it, expected {' or '.join(SIMULATIONS)}")
 SIMULATION = SIMULATIONS[TEE]
 # A prompt that cannot hide: incompressible, and longer than all that attestation sends.
 CANARY_SIZE = 65536

@@ -755,5 +755,5 @@ def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFix
 
 
 def test_meaningless_shapes_are_usage_errors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--vcpus", "0", "--memory", "2GiB"], ["--vcpus", "1"], ["--vcpus", "1", "--memory", "2GB"]):
+    for words in (["--vcpus", "0", "--memory", "2GiB"], ["--vcpus", "0"], ["--vcpus", "1", "--memory", "2GB"]):
         assert Outcome(capsys, "measure", "demo-cpu", *words).code == 2

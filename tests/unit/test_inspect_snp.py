@@ -18,6 +18,7 @@ from privml.base.strictjson import b64, canonical, pretty
 from privml.client import kdsfiles
 from privml.evidence.bundle import Bundle
 from privml.sim import snpreport as sim
+from privml.statement.launch import HASHED, OPEN
 
 TRUSTEE = "attestation/confidential-containers_trustee/snp"
 V2 = bytes.fromhex(read("attestation/virtee_sev/report_milan.hex").decode())
@@ -29,6 +30,7 @@ DATA = bytes(range(64))
 REPORT = sim.make_report(snp.DIGEST, DATA)
 POLICY = """format = "privml-policy/v1"
 [snp]
+allow_unmeasured_acpi = true
 min_tcb = [{product = "Genoa", fmc = 0, bl = 10, tee = 0, snp = 23, ucode = 84}]
 """
 MILANS = """format = "privml-policy/v1"
@@ -82,6 +84,10 @@ def test_a_simulated_report_of_the_image_is_equal(capsys: pytest.CaptureFixture[
     outcome = Outcome(capsys, "inspect", *words)
     assert (outcome.code, outcome.stderr) == (10, "")
     lines = outcome.stdout.splitlines()
+    assert lines.pop(3) == (
+        "  relaxed: acpi-unmeasured: got ACPI tables of the host, the default policy expects a policy that accepts "
+        "them by name"
+    )
     assert lines[0] == (
         "SIMULATED (no hardware vouches for this), EQUAL to the build in out/demo-cpu: report.bin, attestation "
         "report of an SEV-SNP guest, version 3, of a Genoa, stepping 1; proves no key and no freshness"
@@ -125,6 +131,30 @@ def test_every_field_of_a_report_is_shown(capsys: pytest.CaptureFixture[str], fi
     more = {"host data", "id key", "author key", "family id", "image id", "migration agent"}
     assert names | more | {"launch mitigations", "current mitigations"} == set(told["facts"])
     assert told["facts"]["signing key"] == "VCEK, the guest's owner has an author key"
+
+
+def test_what_the_policy_does_not_accept_of_the_expected_launch_is_refused(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "strict.toml").write_text(POLICY.replace("allow_unmeasured_acpi = true\n", ""))
+    (files / "hashed.toml").write_text(POLICY.replace("[snp]", '[snp]\nboots = ["bound", "hashed"]'))
+    prediction = ("--registers", "out/demo-cpu/prediction.json")
+    for where in (EXPECT, prediction):
+        code, told = inspected(capsys, "report.bin", *AMD, *where, "--policy", "strict.toml")
+        assert (code, codes(told), told["equal"], told["relaxed"]) == (8, {"acpi-unmeasured"}, True, [])
+        code, told = inspected(capsys, "report.bin", *AMD, *where, "--policy", "policy.toml")
+        assert (code, codes(told), [one["code"] for one in told["relaxed"]]) == (10, set(), ["acpi-unmeasured"])
+    # Without an image, nothing is known of the launch.
+    code, told = inspected(capsys, "report.bin", *AMD, "--policy", "strict.toml")
+    assert (code, codes(told)) == (10, set())
+    for boot in (HASHED, OPEN):
+        hashed = dataclasses.replace(snp.PREDICATE, launches=(snp.launch(boot=boot),))
+        monkeypatch.setattr(samples, "PREDICATE", hashed)
+        image(files)
+        code, told = inspected(capsys, "report.bin", *AMD, *EXPECT, "--policy", "policy.toml")
+        assert (code, codes(told), told["equal"]) == (8, {"snp-boot-unbound"}, True)
+        code, told = inspected(capsys, "report.bin", *AMD, *EXPECT, "--policy", "hashed.toml")
+        assert (code, codes(told)) == ((10, set()) if boot == HASHED else (8, {"snp-boot-unbound"}))
 
 
 @pytest.mark.parametrize("name", ["launch", "report data"])

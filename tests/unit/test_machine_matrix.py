@@ -25,6 +25,16 @@ def test_a_shape_is_asked_for_with_both_options() -> None:
             asked_shapes(*half)
 
 
+def test_vcpus_are_enough_where_memory_does_not_count() -> None:
+    assert [size.vcpus for size in asked_shapes("1..3", None, memory_counts=False)] == [1, 2, 3]
+    assert asked_shapes("1", "2GiB", memory_counts=False) == shapes("1", "2GiB")
+    assert asked_shapes(None, None, memory_counts=False) == ()
+    with pytest.raises(UsageError, match="--memory needs --vcpus"):
+        asked_shapes(None, "2GiB", memory_counts=False)
+    with pytest.raises(UsageError, match="expected 1 to"):
+        asked_shapes("0", None, memory_counts=False)
+
+
 @pytest.mark.parametrize("text", ["0", "", "x", "4..2", "1..4097", "1...2", "-1", "1,,2"])
 def test_bad_counts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--vcpus"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,12 @@ def test_other_failures_are_not_refreshed(tmp_path: Path, codes: list[int]) -> N
     code, calls, _ = make(tmp_path, codes)
     assert code != 0
     assert len(calls) == len(codes)
+
+
+def test_a_demo_of_a_tee_that_nothing_simulates_says_which_there_are() -> None:
+    argv = [sys.executable, "-m", "tests.real.demo"]
+    done = subprocess.run(
+        argv, cwd=ROOT, env={**os.environ, "TEE": "sev"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "demo: TEE=sev: nothing simulates it, expected tdx or snp\n"

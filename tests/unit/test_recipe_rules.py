@@ -295,6 +295,27 @@ def test_firmware_that_no_gpu_of_the_guest_could_have_is_refused(
     assert said in caught.value.message
 
 
+def test_a_machine_without_a_tee_needs_firmware_for_tdx(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    text = (shipped() / RECIPE).read_text()
+    both = "{tdx: {package: ovmf-inteltdx}, snp: {package: ovmf-amdsev}}"
+    assert both in text and PLATFORMS in text
+
+    def found(firmware: str, platforms: str) -> list[tuple[str, str]]:
+        recipe.write_text(text.replace(both, firmware).replace(PLATFORMS, platforms))
+        rules = ("platform-firmware", "firmware-unused")
+        return [(each.rule, each.text) for each in findings_of(load(recipe)) if each.rule in rules]
+
+    turned = "{snp: {package: ovmf-amdsev}, tdx: {package: ovmf-inteltdx}}"
+    for firmware in (both, turned):
+        assert found(firmware, "[qemu-11-q35-tpm, qemu-11-q35-snp]") == []
+        (unused,) = found(firmware, "[qemu-11-q35-tpm]")
+        assert (unused[0], "in snp" in unused[1]) == ("firmware-unused", True)
+    (missing,) = found("{snp: {package: ovmf-amdsev}}", "[qemu-11-q35-tpm, qemu-11-q35-snp]")
+    assert missing[0] == "platform-firmware"
+    assert "no TEE, where firmware for tdx starts them, and the recipe has no `firmware.tdx`" in missing[1]
+
+
 def test_a_boot_from_a_disk_needs_one_disk_and_tdx(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     text = (shipped() / MIN).read_text() + "boot: disk\n"

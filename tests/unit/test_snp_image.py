@@ -15,7 +15,9 @@ from snp_firmware import firmware
 from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 
 from privml.base.errors import MeasurementError, UsageError
+from privml.base.strictjson import pretty
 from privml.cli import measure_image
+from privml.events.event import Evidence
 from privml.events.registers import LAUNCH
 from privml.machine.platform import Size
 from privml.measure.snp.hashes import KernelHashes
@@ -25,7 +27,7 @@ from privml.output.prediction import read_prediction
 from privml.readers import launchsteps
 from privml.recipe.loader import shipped
 from privml.sim import snpreport as sim
-from privml.statement.launch import BOUND, HASHED, SnpMachine
+from privml.statement.launch import BOUND, HASHED, Accepted, SnpMachine
 from privml.vm import predicted
 from privml.vm.platforms import platform, startable, td_platform
 from privml.vm.predicted import SnpPredictor, hashes_of
@@ -148,6 +150,19 @@ def test_what_is_started_here_is_never_an_snp_guest(folder: Path) -> None:
         td_platform(None, shipped(), alone)
 
 
+def test_a_machine_without_a_tee_takes_firmware_for_tdx_only(folder: Path) -> None:
+    manifest = dataclasses.replace(manifests.read(folder), platforms=("qemu-11-q35-tpm", "qemu-11-q35-snp"))
+    tdx, snp = (manifest.firmware[tee] for tee in ("tdx", "snp"))
+    for order in ({"tdx": tdx, "snp": snp}, {"snp": snp, "tdx": tdx}):
+        both = dataclasses.replace(manifest, firmware=order)
+        assert (both.firmware_for(None), startable(shipped(), both).name) == (tdx, "qemu-11-q35-tpm")
+    alone = dataclasses.replace(manifest, firmware={"snp": snp})
+    with pytest.raises(MeasurementError, match="for tdx, which starts a machine without a TEE, expected one of snp"):
+        alone.firmware_for(None)
+    with pytest.raises(MeasurementError, match="for tdx, which starts a machine without a TEE"):
+        startable(shipped(), alone)
+
+
 def test_launches_of_both_tees_are_listed(folder: Path) -> None:
     launches = read_prediction(folder, manifests.read(folder)).launches
     lines = measure_image.described(launches, events=False)
@@ -218,6 +233,48 @@ def test_two_predictions_differ_by_the_steps_that_add_something_else(
     assert done.code == 1
     told = json.loads(Outcome(capsys, "diff", *predictions, "--json").stdout)
     assert [len(shape["differences"]) for shape in told["shapes"]] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line", "steps"),
+    [
+        ("boot", HASHED, "  machine: boot bound (A), hashed (B)", []),
+        ("cpu_signature", MILAN, "  machine: cpu signature 0xa10f10 (A), 0xa00f11 (B)", ["vCPU 0", "vCPU 1"]),
+        ("sev_features", 0x21, "  machine: sev features 0x1 (A), 0x21 (B)", ["vCPU 0", "vCPU 1"]),
+    ],
+)
+def test_two_predictions_of_other_machines_are_compared_step_by_step(
+    field: str, value: object, line: str, steps: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = manifests.read(folder)
+    whole = read_prediction(folder, manifest)
+    launches = []
+    for launch in whole.launches:
+        if isinstance(launch.machine, SnpMachine):
+            machine = dataclasses.replace(launch.machine, **{field: value})  # type: ignore[arg-type]
+            made = Launcher(firmware(), hashes_of(manifest)).steps(
+                machine.vcpus, signature=machine.cpu_signature, features=machine.sev_features
+            )
+            digests = Accepted((made[-1].digest,), Evidence.SOURCE)
+            launch = dataclasses.replace(launch, machine=machine, registers={LAUNCH: digests}, events=made)
+        launches.append(launch)
+    other = dataclasses.replace(whole, launches=tuple(launches))
+    Path("other.json").write_bytes(pretty(other.to_dict()))
+    words = ("diff", "out/demo-cpu/prediction.json", "other.json")
+    done = Outcome(capsys, *words)
+    lines = done.stdout.splitlines()
+    start = lines.index("qemu-11-q35-snp, 2 vcpus, CPU 0xa10f10")
+    assert (done.code, lines[start + 1]) == (1, line)
+    moved = [each for each in lines[start + 2 :] if "LAUNCH" in each][: len(steps)]
+    assert [each.partition("difference in ")[2].partition(":")[0] for each in moved] == steps
+    assert "only in" not in done.stdout
+    shapes = json.loads(Outcome(capsys, *words, "--json").stdout)["shapes"]
+    assert [sorted(shape["machine"]) for shape in shapes] == [[], [], [field], [field]]
+    # Another launch of the same number of vCPUs is not left out.
+    more = dataclasses.replace(whole, launches=(*whole.launches, launches[-1]))
+    Path("other.json").write_bytes(pretty(more.to_dict()))
+    shapes = json.loads(Outcome(capsys, *words, "--json").stdout)["shapes"]
+    assert [shape["only_in"] for shape in shapes] == [None, None, None, None, "other.json"]
 
 
 def test_steps_are_compared_by_what_they_add(folder: Path) -> None:

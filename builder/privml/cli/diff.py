@@ -204,6 +204,9 @@ def _show_pair(pair: Pair) -> None:
         show(f"  only in {pair.only_in}")
     if not pair.mrtd_equal:
         show("  mrtd differs: another firmware file")
+    for name, values in pair.fields.items():
+        one, other = (f"0x{value:x}" if isinstance(value, int) else value for value in values)
+        show(f"  machine: {name.replace('_', ' ')} {one} (A), {other} (B)")
     for change in pair.changes:
         show(f"  {change.text(('A', 'B'), pair.changes)}")
     if pair.equal:

@@ -105,6 +105,8 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 
 def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
     """Compare the launch digest of an SNP report with an image's."""
+    if against is not None and not against.exists():
+        raise UsageError(f"--against {against} does not exist", hint="name the directory of a built image")
     if against is None or not against.is_dir():
         raise UsageError(
             f"{file.path} is {file.description.title}: its launch digest is explained by an image",
@@ -112,6 +114,7 @@ def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
         )
     # What an image needs takes longer to load than a log takes to read.
     from privml.output import manifest as manifests
+    from privml.recipe.platform import SNP
     from privml.vm import snplaunch
 
     manifest = manifests.read(against)
@@ -127,7 +130,8 @@ def _launch(file: File, against: Path | None, *, as_json: bool) -> None:
     if found.label is None:
         raise Differs(
             f"the launch digest of {file.path} is not predicted for {manifest.name}",
-            hint="start the guest as predicted, or predict its machine: `measure --vcpus`, or a platform of its own",
+            hint=f"start it as predicted, with {manifest.firmware_for(SNP).file} and not the package's own firmware; "
+            "or predict its machine: `measure --tee snp --vcpus N`, or a platform of its own",
         )
 
 

@@ -55,11 +55,16 @@ _EQUAL = {True: "EQUAL to", False: "DIFFERS from"}
 
 @dataclass(frozen=True)
 class Expectation:
-    """The values that a caller expects of evidence, and where they are from."""
+    """The values that a caller expects of evidence, and where they are from: ``launch`` if it is a prediction."""
 
     source: str
-    shape: str
     values: Mapping[str, tuple[bytes, ...]]
+    launch: MeasuredLaunch | None = None
+
+    @property
+    def shape(self) -> str:
+        """The label of the predicted launch; empty without one."""
+        return "" if self.launch is None else self.launch.label
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def inspect_file(
             collateral = supply(None, offline=True, policy=policy).of_quote(found.tee, subject_of)
         if collateral is None and inside is not None:
             collateral = (inside.collateral or {}).get(found.tee)
-        finding = bare.judge(found.evidence, compared, policy, now=as_of, collateral=collateral)
+        launch = None if expected is None else expected.launch
+        finding = bare.judge(found.evidence, compared, policy, now=as_of, collateral=collateral, launch=launch)
     if as_json:
         print_json(_to_dict(path, found, finding, expected, as_of))
     else:
@@ -232,7 +238,7 @@ def _stated(found: Bare, values: tuple[str, ...]) -> Expectation:
         except EvidenceError as error:
             raise UsageError(error.message) from error
         stated[name] = (*stated.get(name, ()), value)
-    return Expectation("the values given", "", stated)
+    return Expectation("the values given", stated)
 
 
 def _expected(found: Bare, expect: Path | None, registers: Path | None) -> Expectation | None:
@@ -257,7 +263,7 @@ def _expected(found: Bare, expect: Path | None, registers: Path | None) -> Expec
         values["mrtd"] = tuple(file.description.mrtd.values())
     if not values:
         raise UsageError(f"--registers {registers}: {file.description.title} has no register values")
-    return Expectation(str(registers), "", values)
+    return Expectation(str(registers), values)
 
 
 def _of_launches(source: str, launches: tuple[MeasuredLaunch, ...], found: Bare) -> Expectation:
@@ -265,7 +271,7 @@ def _of_launches(source: str, launches: tuple[MeasuredLaunch, ...], found: Bare)
     if launch is None:
         raise UsageError(f"{source} predicts no launch of {_GUESTS[found.tee]}")
     values = {name: launch.accepted(name) for name in _NAMES[found.tee] if launch.accepted(name)}
-    return Expectation(source, launch.label, values)
+    return Expectation(source, values, launch)
 
 
 def _values(found: Bare, expected: Expectation | None, report_data: bytes | None) -> tuple[Value, ...]:
@@ -327,6 +333,8 @@ def _show(path: Path, found: Bare, finding: Finding, expected: Expectation | Non
     for refusal in finding.refusals:
         show(f"  {refusal.code}: {_CODES[refusal.code]}", f"    got      {refusal.got}")
         show(f"    expected {refusal.expected}")
+    for refusal in finding.relaxed:
+        show(f"  relaxed: {refusal.code}: got {refusal.got}, the default policy expects {refusal.expected}")
     for value in finding.values:
         if value.equal:
             show(f"  {value.name}: equal")
@@ -355,6 +363,7 @@ def _to_dict(path: Path, found: Bare, finding: Finding, expected: Expectation | 
         "registers": {name: value.hex() for name, value in found.registers.items()},
         "facts": found.file.description.facts,
         "refusals": [refusal.to_dict() for refusal in finding.refusals],
+        "relaxed": [refusal.to_dict() for refusal in finding.relaxed],
         "values": [value.to_dict() for value in finding.values],
         "not_compared": _uncompared(found, finding, expected),
         "notes": _notes(found, finding, expected),

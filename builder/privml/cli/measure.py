@@ -22,10 +22,13 @@ EVERY = "all"
 @click.option(
     "--vcpus",
     metavar="N",
-    help="Predict for these numbers of vCPUs instead of the recipe's sizes: 2 or 1,2,4 or 1..64.",
+    help="Predict for these numbers of vCPUs instead of the recipe's sizes: 2 or 1,2,4 or 1..64. Of SNP guests that "
+    "is the whole size; others need --memory too.",
 )
 @click.option(
-    "--memory", metavar="SIZE", help="And these memory sizes: 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling)."
+    "--memory",
+    metavar="SIZE",
+    help="With --vcpus: these memory sizes, 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).",
 )
 @click.option(
     "--boot", is_flag=True, help="Boot the image with generic OVMF and a software TPM, and compare event by event."

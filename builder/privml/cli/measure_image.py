@@ -62,9 +62,15 @@ def measure_image(
     as_json: bool,
 ) -> None:
     """What `measure TARGET` does when TARGET is an image; the arguments are the verb's options."""
-    shapes = asked_shapes(vcpus, memory)
+    alone = vcpus is not None and memory is None
+    shapes = asked_shapes(vcpus, memory, memory_counts=tee != SNP and not alone)
     found = resolve(target)
     manifest = found.manifest()
+    if alone and tee != SNP and not _of_snp(found, manifest, platform):
+        raise UsageError(
+            "a shape needs both --vcpus and --memory",
+            hint="--tee snp predicts SNP guests only, which need no --memory",
+        )
     if manifest.boot_disk is not None and (disk or cross_check):
         what = "--disk is for images with `boot: direct`" if disk else "--cross-check compares direct boots"
         raise UsageError(f"{manifest.name} boots from its own disk: {what}", hint="leave the option out")
@@ -112,6 +118,14 @@ def measure_image(
     if not shapes and other is None and tee is None:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     _show(predicate, shapes, events=events, as_json=as_json)
+
+
+def _of_snp(found: Target, manifest: Manifest, platform: str | None) -> bool:
+    """Whether the guests of ``platform``, or of all of the image's, are SNP guests, whose memory is not measured."""
+    directory = recipes_directory(found)
+    if platform is not None:
+        return load_any_platform(platform, place_of(platform, directory)).tee == SNP
+    return all(load_any_platform(name, directory).tee == SNP for name in manifest.platforms)
 
 
 def _show(predicate: Predicate, shapes: tuple[Size, ...], *, events: bool, as_json: bool) -> None:
@@ -164,12 +178,19 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
 def _cross_check(
     place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Size, ...], *, as_json: bool
 ) -> None:
+    platforms = [load_platform(name, recipes_directory(found)) for name in manifest.platforms]
+    measured = [platform for platform in platforms if platform.tee != SNP]
+    if not measured:
+        raise UsageError(
+            f"{crosscheck.PROGRAM} measures no SNP guests, and {manifest.name} has no other platform",
+            hint="leave out --cross-check",
+        )
     tool = crosscheck.program()
     predictor = MachinePredictor(place.tools_of(found), place.store.root, found.directory, manifest)
     rows: list[dict[str, Any]] = []
-    for name in manifest.platforms:
-        platform = load_platform(name, recipes_directory(found))
-        if platform.tee == SNP:
+    for platform in platforms:
+        name = platform.name
+        if platform not in measured:
             say(f"{name}: {crosscheck.PROGRAM} measures no SNP guests")
             continue
         for shape in shapes:

@@ -11,6 +11,7 @@ from privml.evidence.claims import Checked, Claims, SignatureFailure
 from privml.evidence.document import Document
 from privml.evidence.snp import claims as snp
 from privml.evidence.tdx import claims as tdx
+from privml.statement.launch import MeasuredLaunch
 from privml.verify import bare
 from privml.verify.bare import Finding, Value
 from privml.verify.policy import Policy
@@ -49,8 +50,9 @@ def judge(
     *,
     now: int,
     collateral: Mapping[str, str] | None = None,
+    launch: MeasuredLaunch | None = None,
 ) -> Finding:
-    """Judge evidence as of ``now`` (Unix seconds)."""
+    """Judge evidence as of ``now`` (Unix seconds); ``launch`` is the predicted one whose values are compared."""
     if evidence.data is None:
         return bare.judge(None, None, policy, values)
     try:
@@ -61,4 +63,4 @@ def judge(
     except EvidenceError as error:
         code, expected = _MALFORMED[evidence.tee]
         claims, checked = None, SignatureFailure(code, error.message, expected)
-    return bare.judge(claims, checked, policy, values)
+    return bare.judge(claims, checked, policy, values, launch)

@@ -52,12 +52,17 @@ def _size(text: str) -> int:
     return size
 
 
-def asked_shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
-    """The shapes of ``--vcpus`` and ``--memory``, empty if neither is given; ``UsageError`` if only one is."""
+def asked_shapes(vcpus: str | None, memory: str | None, *, memory_counts: bool = True) -> tuple[Size, ...]:
+    """The shapes of ``--vcpus`` and ``--memory``, empty if neither is given; ``UsageError`` if only one is.
+
+    Where the size of memory does not count, as for SNP guests, ``--vcpus`` is enough; the shapes then have no memory.
+    """
     if vcpus is None and memory is None:
         return ()
+    if vcpus is not None and memory is None and not memory_counts:
+        return tuple(Size(count, 0) for count in vcpu_counts(vcpus))
     if vcpus is None or memory is None:
-        raise UsageError("a shape needs both --vcpus and --memory")
+        raise UsageError("a shape needs both --vcpus and --memory" if memory_counts else "--memory needs --vcpus")
     return shapes(vcpus, memory)
 
 

@@ -34,6 +34,7 @@ FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
 MAX_ARTEFACTS = 64
+_WITHOUT_TEE = "tdx"
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,18 @@ class Manifest:
         return self.volumes if self.boot_disk is None else (self.boot_disk,)
 
     def firmware_for(self, tee: str | None) -> Firmware:
-        """The firmware that starts a guest of ``tee``; a machine without a TEE takes the image's first."""
-        wanted = next(iter(self.firmware)) if tee is None else tee
+        """The firmware that starts a guest of ``tee``; a machine without a TEE (None) takes that for TDX.
+
+        ``MeasurementError`` if the image has none: firmware for SNP guests starts nothing outside of one.
+        """
+        wanted = _WITHOUT_TEE if tee is None else tee
         if wanted not in self.firmware:
             known = ", ".join(self.firmware)
-            raise MeasurementError(f"the image has no firmware for {wanted}, expected one of {known}")
+            of = "for tdx, which starts a machine without a TEE" if tee is None else f"for {tee}"
+            raise MeasurementError(
+                f"the image has no firmware {of}, expected one of {known}",
+                hint=f"add `firmware.{wanted}` to its recipe, and build it again",
+            )
         return self.firmware[wanted]
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from privml.events.registers import LAUNCH, MRTD, RTMR2, RTMR3, RTMRS, ZERO
 from privml.readers.changes import EventChange, Item, changes, nearest, one_change, other_digests, unproven
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
-from privml.statement.launch import Machine, MeasuredLaunch
+from privml.statement.launch import Machine, MeasuredLaunch, SnpMachine
 
 FIRMWARE_REGISTERS = RTMRS[:3]
 """The registers that a firmware's log accounts for; RTMR3 belongs to the software in the TD."""
@@ -25,18 +25,20 @@ FIRMWARE_REGISTERS = RTMRS[:3]
 class Pair:
     """One comparison of two files: a shape that both predict, or their logs.
 
-    ``only_in`` is the file that alone has the shape; nothing is compared then.
+    ``only_in`` is the file that alone has the shape; nothing is compared then. ``fields`` are the fields of the two
+    machines of SNP guests that differ, each with both values.
     """
 
     label: str
     changes: tuple[EventChange, ...] = ()
     mrtd_equal: bool = True
     only_in: Path | None = None
+    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
         """True when both sides are there and nothing differs."""
-        return self.only_in is None and self.mrtd_equal and not self.changes
+        return self.only_in is None and self.mrtd_equal and not self.changes and not self.fields
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; ``a`` and ``b`` of each difference are the two files."""
@@ -44,6 +46,7 @@ class Pair:
             "shape": self.label,
             "only_in": None if self.only_in is None else str(self.only_in),
             "mrtd_equal": self.mrtd_equal,
+            "machine": {name: {"a": one, "b": other} for name, (one, other) in self.fields.items()},
             "differences": [change.to_dict() for change in self.changes],
         }
 
@@ -64,12 +67,13 @@ def pairs(left: File, right: File) -> tuple[Pair, ...]:
 
 def _pairs(left: File, right: File) -> Iterator[Pair]:
     if left.shapes and right.shapes:
-        ours, theirs = ({_key(shape): shape for shape in file.shapes} for file in (left, right))
+        ours, theirs = (_by_key(file.shapes) for file in (left, right))
         for key in dict.fromkeys([*ours, *theirs]):
             one, other = ours.get(key), theirs.get(key)
             if one is not None and other is not None:
                 found = tuple(changes(one.events, other.events, (*RTMRS, LAUNCH)))
-                yield Pair(one.label, found, mrtd_equal=one.registers.get(MRTD) == other.registers.get(MRTD))
+                same = one.registers.get(MRTD) == other.registers.get(MRTD)
+                yield Pair(one.label, found, mrtd_equal=same, fields=_fields(one.machine, other.machine))
             elif one is not None:
                 yield Pair(one.label, only_in=left.path)
             elif other is not None:
@@ -95,8 +99,22 @@ def _with_logs(file: File) -> list[MeasuredLaunch]:
     return found
 
 
-def _key(shape: MeasuredLaunch) -> tuple[str, str, Machine]:
-    return shape.tee, shape.platform, shape.machine
+def _by_key(shapes: Sequence[MeasuredLaunch]) -> dict[tuple[str, str, Machine | int, int], MeasuredLaunch]:
+    """The launches by what two that are compared share. Of an SNP guest's machine that is the number of vCPUs: the
+    rest says how the digest was made, so where it differs the steps show what moved. The last part of a key is the
+    launch's place among several of one such number.
+    """
+    found: dict[tuple[str, str, Machine | int, int], MeasuredLaunch] = {}
+    for shape in shapes:
+        machine = shape.machine
+        key = (shape.tee, shape.platform, machine.vcpus if isinstance(machine, SnpMachine) else machine)
+        found[*key, sum(other[:3] == key for other in found)] = shape
+    return found
+
+
+def _fields(one: Machine, other: Machine) -> dict[str, tuple[Any, Any]]:
+    left, right = one.to_dict(), other.to_dict()
+    return {name: (left[name], right[name]) for name in left if left[name] != right[name]}
 
 
 # --- a log against values or events, as `explain` compares them ---------------------------------------------------

@@ -111,15 +111,14 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile
 def _of_firmware(recipe: Recipe, platforms: list[PlatformFile | GcePlatformFile]) -> Iterator[Finding]:
     """TEEs for which only one is there: the firmware, or a platform."""
     firmware = recipe.content.firmware
+    needed = set()
     for index, platform in enumerate(platforms):
-        if platform.tee not in (NO_TEE, *firmware):
-            tee = platform.tee
-            text = f"`{platform.name}` runs its guests in {tee}, and the recipe has no `firmware.{tee}`"
+        tee = tees.WITHOUT if platform.tee == NO_TEE else platform.tee
+        needed.add(tee)
+        if tee not in firmware:
+            where = f"no TEE, where firmware for {tee} starts them" if platform.tee == NO_TEE else tee
+            text = f"`{platform.name}` runs its guests in {where}, and the recipe has no `firmware.{tee}`"
             yield _finding(recipe, "platform-firmware", ("platforms", index), text)
-    # A machine without a TEE takes the first firmware.
-    needed = {platform.tee for platform in platforms} - {NO_TEE}
-    if any(platform.tee == NO_TEE for platform in platforms):
-        needed.add(next(iter(firmware)))
     for tee in firmware:
         if tee not in needed:
             text = f"no platform runs its guests in {tee}, so nothing is predicted for them"

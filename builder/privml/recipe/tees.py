@@ -5,6 +5,8 @@ from __future__ import annotations
 BUILT = ("tdx", "snp")
 FROM_DISK = ("tdx",)
 """Those for which a boot from a disk is predicted."""
+WITHOUT = "tdx"
+"""The one whose firmware starts a machine without a TEE: that of SNP guests starts nothing outside of one."""
 GUEST_MODULES = ("tdx_guest", "sev_guest")
 """The kernel modules by which guests of these TEEs ask for evidence."""
 

@@ -7,13 +7,14 @@ ones. The refusal codes are those of the TEE's own checks (`verify.rules`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Differs, Refused
 from privml.evidence.claims import Checked, Claims, SignatureFacts, SignatureFailure
 from privml.statement.launch import MeasuredLaunch
+from privml.verify import policyfield
 from privml.verify.check import RULES
 from privml.verify.policy import Policy
 from privml.verify.rules import TeeCase
@@ -62,14 +63,16 @@ class Value:
 class Finding:
     """The judgement of bare evidence.
 
-    ``refusals`` are those of the signature and of the policy for the platform and the TD. ``values`` are those that
-    were compared; ``notes`` are the TEE's.
+    ``refusals`` are those of the signature and of the policy for the platform, the guest and the predicted launch;
+    ``relaxed`` those that only the policy's relaxations prevented. ``values`` are those that were compared; ``notes``
+    are the TEE's.
     """
 
     origin: Origin
     refusals: tuple[Refusal, ...] = ()
     values: tuple[Value, ...] = ()
     notes: tuple[str, ...] = ()
+    relaxed: tuple[Refusal, ...] = ()
 
     @property
     def equal(self) -> bool | None:
@@ -86,10 +89,17 @@ class Finding:
         return EXIT_ACCEPTED_SIMULATED if self.origin is Origin.SIMULATED else 0
 
 
-def judge(claims: Claims | None, checked: Checked | None, policy: Policy, values: tuple[Value, ...]) -> Finding:
+def judge(
+    claims: Claims | None,
+    checked: Checked | None,
+    policy: Policy,
+    values: tuple[Value, ...],
+    launch: MeasuredLaunch | None = None,
+) -> Finding:
     """Judge evidence with its ``claims`` and the result of checking its signature.
 
     ``checked`` is None for values without a signature that can be checked, ``claims`` for a malformed quote.
+    ``launch`` is the predicted one whose values are compared, which the policy may not accept; None if there is none.
     """
     if checked is None or (isinstance(checked, SignatureFailure) and checked.code == _UNCHECKED):
         origin = Origin.UNPROVEN
@@ -98,30 +108,31 @@ def judge(claims: Claims | None, checked: Checked | None, policy: Policy, values
     else:
         genuine = checked.root_sha256 in RULES[claims.tee].genuine_roots
         origin = Origin.GENUINE if genuine else Origin.SIMULATED
-    refusals = tuple(_refusals(claims, checked, policy)) if checked is not None else ()
-    notes = _notes(claims, checked, policy) if checked is not None else ()
-    return Finding(origin, refusals, values, notes)
+    if checked is None:
+        return Finding(origin, values=values)
+    case = None if claims is None else TeeCase(claims, checked, getattr(policy, claims.tee), launch)
+    refusals = tuple(_refusals(case, checked, policy))
+    given = {(refusal.code, refusal.got) for refusal in refusals}
+    strict = case and replace(case, policy=policyfield.strict(case.policy))
+    found = _refusals(strict, checked, policy)
+    relaxed = tuple(refusal for refusal in found if (refusal.code, refusal.got) not in given)
+    notes = () if case is None else tuple(RULES[case.claims.tee].notes(case))
+    return Finding(origin, refusals, values, notes, relaxed)
 
 
-def _refusals(claims: Claims | None, checked: Checked, policy: Policy) -> Iterator[Refusal]:
+def _refusals(case: TeeCase[Any] | None, checked: Checked, policy: Policy) -> Iterator[Refusal]:
     if isinstance(checked, SignatureFailure):
         if checked.claims_simulated and policy.allow_simulated is None and checked.code != _UNCHECKED:
             yield Refusal("simulated", "a chain that says SIMULATED", "a chain from the vendor's root")
         else:
             yield Refusal(checked.code, checked.reason, checked.expected)
-    if claims is None:
+    if case is None:
         return
-    rules, case = RULES[claims.tee], TeeCase(claims, checked, getattr(policy, claims.tee))
+    rules = RULES[case.claims.tee]
     if isinstance(checked, SignatureFacts):
         yield from rules.signature(case)
     for check in rules.checks:
         yield from check(case)
-
-
-def _notes(claims: Claims | None, checked: Checked, policy: Policy) -> tuple[str, ...]:
-    if claims is None:
-        return ()
-    return tuple(RULES[claims.tee].notes(TeeCase(claims, checked, getattr(policy, claims.tee))))
 
 
 def closest(launches: tuple[MeasuredLaunch, ...], registers: Mapping[str, bytes], tee: str) -> MeasuredLaunch | None:

@@ -49,6 +49,8 @@ def platform_named(name: str, directory: Path, manifest: Manifest) -> Platform:
 def startable(directory: Path, manifest: Manifest) -> Platform:
     """The first platform of ``manifest`` whose machine can be started here; ``UsageError`` if there is none.
 
+    ``MeasurementError`` if the image has no firmware for it.
+
     The firmware of an SNP guest starts nothing without the kernel hashes that its VMM puts into the guest's memory,
     and QEMU does so for a real SNP guest only.
     """
@@ -59,6 +61,7 @@ def startable(directory: Path, manifest: Manifest) -> Platform:
             f"{manifest.name} is for SNP guests only ({', '.join(manifest.platforms)}), and none can be started here",
             hint="a development image with a platform of TDX can be tried anywhere",
         )
+    manifest.firmware_for(found.tee)
     return found
 
 

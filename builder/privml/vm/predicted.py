@@ -222,9 +222,12 @@ def _of_tee(manifest: Manifest, recipes: Path, tee: str | None) -> list[Platform
     every = [platform_of(name, recipes) for name in manifest.platforms]
     found = [one for one in every if tee is None or (one.tee or TEE) == tee]
     if not found:
+        without = f"the recipe has no `firmware.{tee}`: add it and a platform of {tee}, and build again"
         raise UsageError(
             f"{manifest.name} has no platform of {tee}, only {', '.join(manifest.platforms)}",
-            hint="name one of it with --platform, or add it to the recipe and build again",
+            hint=without
+            if tee not in manifest.firmware
+            else "name one of it with --platform, or add it to the recipe and build again",
         )
     return found
 
