@@ -70,8 +70,6 @@ ad608272-d07f-4964-801e-7bd3b7888652 MonotonicCounterRuntimeDxe
 348c4d62-bfbd-4882-9ece-c80bb1c4783b HiiDatabase
 864e1ca8-85eb-4d63-9dcc-6e0fc90ffd55 SioBusDxe
 e2775b47-d453-4ee3-ada7-391a1b05ac17 PciSioSerialDxe
-f9d88642-0737-49bc-81b5-6889cd57d9ea SmbiosDxe
-4110465d-5ff3-4f4b-b580-24ed0d06747a SmbiosPlatformDxe
 9622e42c-8e38-4a08-9e8f-54f784652f6b AcpiTableDxe
 17985e6f-e778-4d94-aefa-c5dd2b77e186 QemuFwCfgAcpiPlatform
 bdce85bb-fbaa-4f4e-9264-501a2c249581 S3SaveStateDxe
@@ -131,6 +129,10 @@ b7f50e91-a759-412c-ade4-dcd03e7f7c28 XhciDxe
 """),
     "The interpreter of EFI byte code, which only option ROMs are written in.": _modules("""
 13ac6dd0-73d0-11d4-b06b-00aa00bd6de7 EbcDxe
+"""),
+    "SMBIOS: strings of the host, which systemd-stub adds to the kernel's command line.": _modules("""
+f9d88642-0737-49bc-81b5-6889cd57d9ea SmbiosDxe
+4110465d-5ff3-4f4b-b580-24ed0d06747a SmbiosPlatformDxe
 """),
     "Screen and keyboard: they read what the host gives them, and a guest's console is its serial port.": _modules("""
 cccb0c28-4b24-11d5-9a5a-0090273fc14d GraphicsConsoleDxe
