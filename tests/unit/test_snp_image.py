@@ -104,8 +104,8 @@ def test_only_firmware_that_was_looked_into_binds_what_it_starts(
     boots = []
     # The package's with one byte flipped is another file than the package's, and starts just as much.
     flipped = bytes([snp_image.STOCK[0] ^ 1]) + snp_image.STOCK[1:]
-    for firmware in (snp_image.FIRMWARE, flipped, snp_image.STOCK):
-        manifest = snp_image.image(folder, firmware=firmware)
+    for data in (snp_image.FIRMWARE, flipped, snp_image.STOCK):
+        manifest = snp_image.image(folder, firmware=data)
         (machine,) = {
             launch.machine for launch in SnpPredictor(folder, manifest).launches(snp_image.PLATFORM, [Size(1, 0)])
         }

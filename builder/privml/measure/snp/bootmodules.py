@@ -1,4 +1,4 @@
-"""The modules of OVMF's AmdSev build, by GUID, name and type: kept or removed in a firmware that starts only its kernel.
+"""The modules of OVMF's AmdSev build, by GUID, name and type: kept or removed where only the kernel may start.
 
 Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a
 disk or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
@@ -24,7 +24,7 @@ OUTER = _modules("""
 df1ccef6-f301-4a63-9661-fc6030dcc880 SecMain
 1ba0062e-c779-4582-8566-336ae8f78f09
 """)
-"""Every file that is not compressed: the compressed volumes, the first program, and the reset vector with the tables."""
+"""Every file that is not compressed: the volumes, the first program, and the reset vector with the tables."""
 
 PEI = _modules("""
 1b45cc0a-156a-428a-af62-49864da0e6e6
@@ -173,4 +173,4 @@ TYPES: Mapping[uuid.UUID, int] = {
     uuid.UUID("eec25bdc-67f2-4d95-b1d5-f81b2039d11d"): 0x09,
     uuid.UUID("b5ae312c-bc8a-43b1-9c62-ebb826dd5d07"): 0x09,
 }
-"""The type of each file (UEFI PI specification 1.8, volume 3, section 2.1.4.1) that is no driver of its volume's phase."""
+"""The types of files (UEFI PI specification 1.8, volume 3, section 2.1.4.1) that are no drivers of their phase."""

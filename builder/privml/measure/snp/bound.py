@@ -6,9 +6,9 @@ file `etc/boot/shim` of fw_cfg in the kernel's place; `\\EFI\\BOOT\\BOOTX64.EFI`
 host asks for a 64-bit PCI window of no size. The launch digest is the same each time.
 
 The derived firmware has no drivers for disks and no menus, and cannot name a shim or a fallback program or load an
-option ROM. It hands on no SMBIOS tables of the host, whose strings systemd-stub adds to the kernel's command line, since
-whether it runs in a confidential guest it asks CPUID, which the host answers. Its layout is the same, and so is all that is outside the compressed volumes: the reset vector and the
-tables for the VMM.
+option ROM. Nor does it hand on the host's SMBIOS tables: systemd-stub adds a string of them to the kernel's command
+line, unless CPUID, which the host answers, says that the guest is confidential. Its layout is the same, and so is all
+that is outside the compressed volumes: the reset vector and the tables for the VMM.
 
 Source: edk2 OvmfPkg/AmdSev/AmdSevX64.fdf, OvmfPkg/QemuKernelLoaderFsDxe, OvmfPkg/Library/GenericQemuLoadImageLib,
 OvmfPkg/IncompatiblePciDeviceSupportDxe, OvmfPkg/SmbiosPlatformDxe, MdeModulePkg/Library/UefiBootManagerLib,
