@@ -37,7 +37,7 @@ from privml.measure import (
     uki,
     verity,
 )
-from privml.measure.snp.bound import bound
+from privml.measure.snp.bound import bound, is_bound
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
@@ -132,6 +132,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (TABLE, artefact.identify),
     (AMDSEV[: amdsev.FIRST + 4096], lambda data: firmwarevolume.volumes(data, "volume")),
     (AMDSEV, bound),
+    (bound(AMDSEV), is_bound),
     (amdsev.PARTS.contents(), lambda data: bound(amdsev.PARTS.around(data))),
     (bytes(60), lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),
 ]

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.real
 STOCK, DERIVED = "stock.fd", "bound.fd"
 DIGESTS = {
     STOCK: "3e4fd0b3fe3b2dbe481c3d9e99418a034174f26cbe1f55aa212b0f18c12d2d6f",
-    DERIVED: "2a8171ae66f81abf4763a8e80b675083668261c874dd9148a8f767dbcc874c35",
+    DERIVED: "4bda19b7efe8db1671bdd45a56a5132a0e000d28b524187dd3ca30cbb8ca7641",
 }
 SMALL = Size(1, 1 << 30)
 PATIENCE = 300.0
@@ -132,6 +132,18 @@ def place(tools: ToolsTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+HOSTWORD = "HOSTWORD"
+SPOKEN_FOR = "ignore_loglevel console=ttyS0"
+"""A measured command line with which the kernel says what it was given."""
+HOSTS_STRINGS = Case(
+    UKI,
+    UKI,
+    ("-append", SPOKEN_FOR, "-smbios", f"type=11,value=io.systemd.stub.kernel-cmdline-extra={HOSTWORD}"),
+    (f"{SPOKEN_FOR} {HOSTWORD}", "DMI: QEMU"),
+    (SPOKEN_FOR, "DMI: not present or invalid."),
+)
+
+
 def launch(place: Path, firmware: str, case: Case) -> Launch:
     """A machine with ``firmware``, and the page of hashes in its memory."""
     gpa = table.read((place / firmware).read_bytes()).hashes
@@ -139,6 +151,9 @@ def launch(place: Path, firmware: str, case: Case) -> Launch:
     more = [*case.words]
     if case.page is not None:
         hashes = KernelHashes.of_uki(hashlib.sha256((place / case.page).read_bytes()).digest())
+        if "-append" in case.words:
+            words = case.words[case.words.index("-append") + 1].encode() + b"\0"
+            hashes = replace(hashes, cmdline=hashlib.sha256(words).digest())
         (place / f"{case.page}.page").write_bytes(hashes.page(gpa))
         more += ["-device", f"loader,file=/image/{case.page}.page,addr={gpa - gpa % PAGE:#x},force-raw=on"]
 
@@ -178,6 +193,16 @@ def until_the_end(machine: Machine) -> bytes:
         assert time.monotonic() < end, f"no end within {PATIENCE:g} s\n{machine.console_tail()}"
         time.sleep(0.1)
     return machine.console.read_bytes()
+
+
+def until_said(machine: Machine, words: bytes) -> bytes:
+    """The console when a whole line with ``words`` is on it."""
+    machine.qemu.await_path(machine.console)
+    end = time.monotonic() + PATIENCE
+    while b"\n" not in (console := machine.console.read_bytes()).partition(words)[2]:
+        assert machine.qemu.running() and time.monotonic() < end, machine.console_tail()
+        time.sleep(0.1)
+    return console
 
 
 def both(tools: ToolsTree, place: Path, case: Case) -> Sequence[tuple[str, ...]]:
@@ -221,6 +246,20 @@ def test_derived_firmware_starts_our_image(tools: ToolsTree, place: Path, tdx_mi
     with started(tools, replace(launch(place, DERIVED, case), size=Size(1, 2 << 30))) as machine:
         console = until_the_end(machine)
     assert b"privml-init: no partition is named privml-root" in console, console
+
+
+@pytest.mark.parametrize("firmware", [STOCK, DERIVED])
+def test_a_host_s_strings_reach_no_command_line_with_derived_firmware(
+    tools: ToolsTree, place: Path, tdx_min: Path, firmware: str
+) -> None:
+    """systemd-stub adds a string of the host's SMBIOS tables to the command line, if there are such tables."""
+    shutil.copy(tdx_min / UKI, place / UKI)
+    with started(tools, replace(launch(place, firmware, HOSTS_STRINGS), size=Size(1, 2 << 30))) as machine:
+        lines = until_said(machine, b"Kernel command line: ").decode("latin-1").split("\n")
+    given = HOSTS_STRINGS.stock if firmware == STOCK else HOSTS_STRINGS.derived
+    said = [line.strip().split("] ", 1)[-1] for line in lines]
+    assert [line for line in said if line.startswith("Kernel command line: ")] == [f"Kernel command line: {given[0]}"]
+    assert [line for line in said if line.startswith(given[1])], said
 
 
 def test_our_image_without_room_leaves_derived_firmware_nothing_to_start(

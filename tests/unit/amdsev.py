@@ -14,7 +14,8 @@ from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules
 from privml.measure.snp.bound import FALLBACK, SHIM
 
-PEI, DRIVER, RAW, IMAGE = 0x06, 0x07, 0x01, 0x0B
+PEI, DRIVER, RAW, IMAGE, SEC = 0x06, 0x07, 0x01, 0x0B, 0x03
+VOLUMES, FIRST_PROGRAM, RESET = bootmodules.OUTER
 LOAD = bytes.fromhex("ff90c8000000")
 LZMA = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 VARIABLES = uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
@@ -76,7 +77,8 @@ def boot_manager(shim: str = SHIM, fallback: str = FALLBACK, loads: int = 5) -> 
 def modules(known: bootmodules.Modules, kind: int) -> dict[uuid.UUID, Module]:
     """A module for each that is known, with the programs that `bound` looks into."""
     own = {"BdsDxe": boot_manager(), "PciBusDxe": b"MZ" + LOAD + bytes(9), "UiApp": boot_manager()}
-    return {guid: Module(name, own.get(name, b"MZ" + guid.bytes), kind) for guid, name in known.items()}
+    types = {guid: bootmodules.TYPES.get(guid, kind) for guid in known}
+    return {guid: Module(name, own.get(name, b"MZ" + guid.bytes), types[guid]) for guid, name in known.items()}
 
 
 Modules = Mapping[uuid.UUID, Module]
@@ -96,7 +98,8 @@ class Parts:
     )
     header: Callable[[int], bytes] = lambda size: b"\x5d" + struct.pack("<IQ", 1 << 24, size)
     stream: Callable[[bytes], bytes] = lambda data: lzma.compress(data, lzma.FORMAT_RAW, filters=[FILTER])
-    images: Callable[[bytes], list[bytes]] = lambda image: [file(uuid.UUID(int=9), IMAGE, image)]
+    images: Callable[[bytes], list[bytes]] = lambda image: [file(VOLUMES, IMAGE, image)]
+    first: Module = Module("SecMain", b"MZ", SEC)
     guid: uuid.UUID = LZMA
     spare: int = 4096
     again: tuple[uuid.UUID, ...] = ()  # drivers that are there twice
@@ -117,12 +120,12 @@ class Parts:
         """A firmware file with these bytes compressed."""
         stream = self.header(len(contents)) + self.stream(contents)
         body = self.guid.bytes_le + struct.pack("<HH", 24, 1) + stream + bytes(self.spare)
-        files = self.images(section(volume.GUID_DEFINED, body))
+        files = [*self.images(section(volume.GUID_DEFINED, body)), self.first.file(FIRST_PROGRAM)]
         room = -(-(sum(map(len, files)) + 120) // 4096) * 4096
         start = a_volume([], FIRST, VARIABLES) + a_volume(files, room)
         # The tables for the VMM are at the end of the last volume, in a raw file.
         whole = firmware(size=len(start) + LAST, at=len(start) + TABLE_AT, hashes=self.hashes)
-        last = a_volume([file(uuid.UUID(int=8), RAW, bytes(LAST - 120 - 24))], LAST)
+        last = a_volume([file(RESET, RAW, bytes(LAST - 120 - 24))], LAST)
         return start + last[:144] + whole[len(start) + 144 :]
 
     def with_driver(self, guid: uuid.UUID, module: Module | None) -> Parts:

@@ -7,10 +7,11 @@ import hashlib
 from pathlib import Path
 
 import attestation_samples as samples
-from snp_firmware import firmware
+from amdsev import PARTS
 from test_image_manifest import sample
 
 from privml.machine.platform import Size
+from privml.measure.snp.bound import bound
 from privml.output.artefacts import artefact
 from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
@@ -22,15 +23,17 @@ from privml.vm.predicted import SnpPredictor
 PLATFORM = platform("qemu-11-q35-snp", shipped())
 SIZES = (Size(2, 2 << 30), Size(4, 4 << 30))
 FILE = "firmware-snp.fd"
+STOCK = PARTS.build()
+FIRMWARE = bound(STOCK)
 
 
-def image(folder: Path, uki: bytes = b"a UKI", *, derived: bool = True) -> Manifest:
-    """Write the image into ``folder``; ``derived``: its SNP firmware is not the distribution's."""
+def image(folder: Path, uki: bytes = b"a UKI", firmware: bytes = FIRMWARE) -> Manifest:
+    """Write the image into ``folder``, with this SNP firmware."""
     folder.parent.mkdir(exist_ok=True)
     made = sample(folder)
-    (folder / FILE).write_bytes(firmware())
+    (folder / FILE).write_bytes(firmware)
     (folder / "uki.efi").write_bytes(uki)
-    source = "a" * 64 if derived else hashlib.sha256(firmware()).hexdigest()
+    source = hashlib.sha256(STOCK).hexdigest()
     files = (*made.artefacts, FILE)
     made = dataclasses.replace(
         made,

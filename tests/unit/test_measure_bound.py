@@ -15,7 +15,7 @@ from tests.unit.amdsev import PARTS, Module, Parts, boot_manager, file, guid_of,
 from privml.base.errors import MeasurementError
 from privml.measure import firmwarevolume as volume
 from privml.measure.snp import bootmodules, table
-from privml.measure.snp.bound import CHANGES, bound, volumes
+from privml.measure.snp.bound import CHANGES, bound, is_bound, volumes
 
 STOCK = PARTS.build()
 BOUND = bound(STOCK)
@@ -55,6 +55,11 @@ def test_no_shim_no_fallback_program_and_no_option_rom_can_be_reached() -> None:
     assert after["BdsDxe"].count(amdsev.LOAD) == 5
 
 
+def test_nothing_reads_the_host_s_smbios_tables() -> None:
+    """systemd-stub adds their strings to the kernel's command line."""
+    assert {"SmbiosDxe", "SmbiosPlatformDxe"} <= set(drivers(STOCK)) - set(drivers(BOUND))
+
+
 def test_layout_and_tables_stay_and_the_same_bytes_come_again() -> None:
     assert len(BOUND) == len(STOCK) and bound(STOCK) == BOUND != STOCK
     assert table.read(BOUND) == table.read(STOCK)
@@ -73,8 +78,13 @@ def test_padding_has_the_form_of_a_file() -> None:
             assert set(found[24:]) == {0xFF}
 
 
-BDS, PCI, FAT = guid_of("BdsDxe"), guid_of("PciBusDxe"), guid_of("Fat")
+BDS, PCI, FAT, SECRET = guid_of("BdsDxe"), guid_of("PciBusDxe"), guid_of("Fat"), guid_of("SecretDxe")
+LISTED = guid_of("")
 NESTED = section(volume.FIRMWARE_VOLUME, amdsev.a_volume([], 256))
+
+
+def compressed(data: bytes) -> bytes:
+    return file(amdsev.VOLUMES, amdsev.IMAGE, data)
 
 
 def with_program(guid: uuid.UUID, program: bytes) -> Parts:
@@ -139,13 +149,71 @@ REFUSED: dict[str, tuple[Parts, str]] = {
     "volumes longer than their stream": (replace(PARTS, header=lambda size: PARTS.header(size + 1)), "volumes of"),
     "a malformed stream": (replace(PARTS, stream=lambda data: b"\xff" * 4000), "malformed"),
     "two compressed sections": (
-        replace(PARTS, images=lambda image: [file(uuid.UUID(int=n), amdsev.IMAGE, image) for n in (1, 2)]),
-        "2 compressed sections",
+        replace(PARTS, images=lambda image: [file(amdsev.VOLUMES, amdsev.IMAGE, image)] * 2),
+        "4 modules, expected 3",
     ),
     "no compressed section": (
-        replace(PARTS, images=lambda image: [file(uuid.UUID(int=1), amdsev.RAW, image)]),
+        replace(PARTS, images=lambda image: [file(amdsev.VOLUMES, amdsev.IMAGE, b"")]),
         "0 compressed sections",
     ),
+    "a driver that is not compressed": (
+        replace(PARTS, images=lambda image: [Module("Evil", b"MZ").file(STRANGER), compressed(image)]),
+        "`Evil` is not known",
+    ),
+    "a volume that is not compressed": (
+        replace(PARTS, images=lambda image: [file(STRANGER, amdsev.IMAGE, NESTED), compressed(image)]),
+        f"module {STRANGER} `` is not known",
+    ),
+    "a volume next to the compressed ones": (
+        replace(PARTS, images=lambda image: [file(amdsev.VOLUMES, amdsev.IMAGE, NESTED + image)]),
+        "section of type 0x17",
+    ),
+    "a program next to the compressed volumes": (
+        replace(PARTS, images=lambda image: [compressed(image + section(volume.PE32, b"MZ"))]),
+        "section of type 0x02",
+    ),
+    "another first program": (replace(PARTS, first=Module("SecMain2", b"MZ", amdsev.SEC)), "`SecMain2` is not known"),
+    "a first program of another type": (
+        replace(PARTS, first=Module("SecMain", b"MZ")),
+        "has type 0x07, expected 0x03",
+    ),
+    "two first programs": (
+        replace(PARTS, first=Module("SecMain", b"MZ", amdsev.SEC, section(volume.PE32, b"MZ"))),
+        "2 programs",
+    ),
+    "a volume inside the first program": (
+        replace(PARTS, first=Module("SecMain", b"MZ", amdsev.SEC, NESTED)),
+        "section of type 0x17 in module `SecMain`",
+    ),
+    "a kept driver as an application": (
+        PARTS.with_driver(SECRET, replace(PARTS.drivers[SECRET], kind=0x09)),
+        "`SecretDxe` has type 0x09, expected 0x07",
+    ),
+    "a kept driver as a file of volumes": (
+        PARTS.with_driver(SECRET, replace(PARTS.drivers[SECRET], kind=0x0B)),
+        "`SecretDxe` has type 0x0b",
+    ),
+    "an early module as a driver": (
+        replace(PARTS, early={guid: replace(each, kind=amdsev.DRIVER) for guid, each in PARTS.early.items()}),
+        "has type 0x07",
+    ),
+    "a kept driver with two programs": (
+        PARTS.with_driver(SECRET, replace(PARTS.drivers[SECRET], more=section(volume.PE32, b"MZ"))),
+        "2 programs in module",
+    ),
+    "a list of drivers with a program": (
+        PARTS.with_driver(LISTED, replace(PARTS.drivers[LISTED], more=section(volume.PE32, b"MZ"))),
+        "1 programs in module",
+    ),
+    **{
+        f"{what} of LoadImage": (with_program(SECRET, bytes.fromhex(code)), "SecretDxe loads images in 1 places")
+        for what, code in {
+            "a call with an index": "41ff9424c8000000",
+            "a call with a line feed as its index": "ff940ac8000000",
+            "a jump": "ffa0c8000000",
+            "a jump with an index": "41ffa424c8000000",
+        }.items()
+    },
 }
 
 
@@ -155,6 +223,7 @@ def test_another_firmware_is_refused(name: str) -> None:
     with pytest.raises(MeasurementError) as caught:
         bound(parts.build())
     assert why in caught.value.message
+    assert not is_bound(parts.build())
 
 
 def test_a_firmware_that_was_changed_already_is_refused() -> None:
@@ -166,9 +235,64 @@ def test_contents_that_do_not_fit_are_refused() -> None:
     # Words from a small list: the fast mode needs more bytes for them than all the removed modules leave.
     source = random.Random(1)
     words = [source.randbytes(source.randrange(3, 9)) for _ in range(300)]
-    parts = with_program(guid_of("DxeCore"), b"".join(source.choices(words, k=20_000)))
+    parts = with_program(guid_of("DxeCore"), b"".join(source.choices(words, k=30_000)))
     with pytest.raises(MeasurementError, match="the changed volumes need"):
         bound(replace(parts, spare=0).build())
+
+
+def left(**changes: Module | None) -> Parts:
+    """The parts of `BOUND`, with these drivers in the place of their own, or without them."""
+    contents, (_, found) = volumes(BOUND)
+    parts = replace(PARTS, drivers={each.guid: PARTS.drivers[each.guid] for each in found.files})
+    for each in found.files:
+        (code,) = (part for part in each.sections if part.type in {volume.PE32, volume.RAW})
+        if each.name:
+            program = contents[code.offset : code.offset + code.size]
+            parts = parts.with_driver(each.guid, replace(PARTS.drivers[each.guid], program=program))
+    for name, module in changes.items():
+        parts = parts.with_driver(guid_of(name), module)
+    return parts
+
+
+def program_of(parts: Parts, name: str) -> bytes:
+    return parts.drivers[guid_of(name)].program
+
+
+LEFT = left()
+NOT_BOUND: dict[str, Parts] = {
+    "no kernel's hash is checked": replace(LEFT, hashes=None),
+    "a file that is not compressed": replace(
+        LEFT, images=lambda image: [Module("Evil", b"MZ").file(STRANGER), compressed(image)]
+    ),
+    "an early module less": replace(LEFT, early=dict(list(PARTS.early.items())[:-1])),
+    "a kept module less": left(SecretDxe=None),
+    "a kept module of another type": left(SecretDxe=Module("SecretDxe", b"MZ", 0x09)),
+    "a kept module that loads images": left(SecretDxe=Module("SecretDxe", amdsev.LOAD)),
+    "a removed module": left(Fat=PARTS.drivers[FAT]),
+    "SMBIOS": left(SmbiosDxe=PARTS.drivers[guid_of("SmbiosDxe")]),
+    "the package's boot manager": left(BdsDxe=PARTS.drivers[BDS]),
+    "the package's bus driver": left(PciBusDxe=PARTS.drivers[PCI]),
+    "a shim, and its name out of reach": left(BdsDxe=Module("BdsDxe", program_of(LEFT, "BdsDxe") + wide("shim"))),
+    "a fallback program, and its name out of reach": left(
+        BdsDxe=Module("BdsDxe", program_of(LEFT, "BdsDxe") + wide("\\EFI\\BOOT\\BOOTX64.EFI"))
+    ),
+    "no name of a shim": left(
+        BdsDxe=Module("BdsDxe", program_of(LEFT, "BdsDxe").replace(CHANGES[0].after, bytes(10)))
+    ),
+    "a boot manager that loads more": left(BdsDxe=Module("BdsDxe", program_of(LEFT, "BdsDxe") + amdsev.LOAD)),
+    "a bus driver that loads": left(PciBusDxe=Module("PciBusDxe", program_of(LEFT, "PciBusDxe") + amdsev.LOAD)),
+    "a bus driver without the error": left(PciBusDxe=Module("PciBusDxe", b"MZ")),
+}
+
+
+def test_the_derived_firmware_is_bound_however_it_is_packed() -> None:
+    assert is_bound(BOUND) and is_bound(LEFT.build())
+    assert not is_bound(STOCK) and not is_bound(b"") and not is_bound(STOCK[:-1])
+
+
+@pytest.mark.parametrize("name", NOT_BOUND)
+def test_another_firmware_is_not_bound(name: str) -> None:
+    assert not is_bound(NOT_BOUND[name].build())
 
 
 Damage = Callable[[bytearray, int], None]

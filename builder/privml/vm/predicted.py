@@ -21,6 +21,7 @@ from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
 from privml.measure.snp import predict as snp
+from privml.measure.snp.bound import is_bound
 from privml.measure.snp.hashes import KernelHashes
 from privml.measure.snp.launch import Launcher
 from privml.output.artefacts import UKI, check_artefacts
@@ -65,10 +66,10 @@ class SnpPredictor:
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         firmware = manifest.firmware_for(snp.TEE)
-        self.launcher = Launcher((directory / firmware.file).read_bytes(), hashes_of(manifest))
-        # The build changes the firmware only to bind what it starts.
-        derived = manifest.artefacts[firmware.file].sha256 != firmware.derived_from
-        self._boot = BOUND if derived else HASHED
+        data = (directory / firmware.file).read_bytes()
+        # The launcher refuses one that would start any kernel.
+        self.launcher = Launcher(data, hashes_of(manifest))
+        self._boot = BOUND if is_bound(data) else HASHED
         self._origins = manifest.origins
 
     def launches(self, platform: Platform, sizes: Iterable[Size]) -> list[MeasuredLaunch]:

@@ -1,4 +1,4 @@
-"""The modules of OVMF's AmdSev build, by GUID and name: kept or removed in a firmware that starts only its kernel.
+"""The modules of OVMF's AmdSev build, by GUID, name and type: kept or removed where only the kernel may start.
 
 Every module of a firmware must be listed, and every listed module must be there: one that is not known may read a
 disk or start a program, so a person has to look at it first. Recorded from Debian's ovmf-amdsev 2026.08+ds-2.
@@ -11,13 +11,20 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 Modules: TypeAlias = Mapping[uuid.UUID, str]
-"""GUID -> name; files that list other files have no name."""
+"""GUID -> name; a file without a program has none."""
 
 
 def _modules(text: str) -> Modules:
     rows = (line.partition(" ") for line in text.split("\n") if line)
     return {uuid.UUID(guid): name for guid, _, name in rows}
 
+
+OUTER = _modules("""
+9e21fd93-9c72-4c15-8c4b-e77f1db2d792
+df1ccef6-f301-4a63-9661-fc6030dcc880 SecMain
+1ba0062e-c779-4582-8566-336ae8f78f09
+""")
+"""Every file that is not compressed: the volumes, the first program, and the reset vector with the tables."""
 
 PEI = _modules("""
 1b45cc0a-156a-428a-af62-49864da0e6e6
@@ -38,7 +45,7 @@ a0c98b77-cba5-4bb8-993b-4af6ce33ece4 Tcg2Pei
 """)
 """Every module of the volume of the early phase; all are kept."""
 
-_KEPT = _modules("""
+KEPT = _modules("""
 fc510ee7-ffdc-11d4-bd41-0080c73c8881
 d6a2cb7f-6a18-4e2f-b43b-9920a733700a DxeCore
 d93ce3d8-a7eb-4730-8c8e-cc466a9ecc3c ReportStatusCodeRouterRuntimeDxe
@@ -70,8 +77,6 @@ ad608272-d07f-4964-801e-7bd3b7888652 MonotonicCounterRuntimeDxe
 348c4d62-bfbd-4882-9ece-c80bb1c4783b HiiDatabase
 864e1ca8-85eb-4d63-9dcc-6e0fc90ffd55 SioBusDxe
 e2775b47-d453-4ee3-ada7-391a1b05ac17 PciSioSerialDxe
-f9d88642-0737-49bc-81b5-6889cd57d9ea SmbiosDxe
-4110465d-5ff3-4f4b-b580-24ed0d06747a SmbiosPlatformDxe
 9622e42c-8e38-4a08-9e8f-54f784652f6b AcpiTableDxe
 17985e6f-e778-4d94-aefa-c5dd2b77e186 QemuFwCfgAcpiPlatform
 bdce85bb-fbaa-4f4e-9264-501a2c249581 S3SaveStateDxe
@@ -91,6 +96,8 @@ fdff263d-5f68-4591-87ba-b768f445a9af Tcg2Dxe
 b981a835-6ee8-4f4c-ae0b-210aa0bfbf01 RngDxe
 58e26f0d-cbac-4bba-b70f-18221415665a VirtioRngDxe
 """)
+"""The modules of the volume of drivers that are kept."""
+
 REMOVED: Mapping[str, Modules] = {
     "Programs and menus: they start what somebody at the console chooses, with a command line of his.": _modules("""
 ebf8ed7c-0dd1-4787-84f1-f48d537dcacf DriverHealthManagerDxe
@@ -132,6 +139,10 @@ b7f50e91-a759-412c-ade4-dcd03e7f7c28 XhciDxe
     "The interpreter of EFI byte code, which only option ROMs are written in.": _modules("""
 13ac6dd0-73d0-11d4-b06b-00aa00bd6de7 EbcDxe
 """),
+    "SMBIOS: strings of the host, which systemd-stub adds to the kernel's command line.": _modules("""
+f9d88642-0737-49bc-81b5-6889cd57d9ea SmbiosDxe
+4110465d-5ff3-4f4b-b580-24ed0d06747a SmbiosPlatformDxe
+"""),
     "Screen and keyboard: they read what the host gives them, and a guest's console is its serial port.": _modules("""
 cccb0c28-4b24-11d5-9a5a-0090273fc14d GraphicsConsoleDxe
 c4d1f932-821f-4744-bf06-6d30f7730f8d Ps2KeyboardDxe
@@ -144,5 +155,22 @@ d6099b94-cd97-4cc5-8714-7f6312701a8a VirtioGpuDxe
 }
 """Reason -> modules of the volume of drivers that are turned into padding."""
 
-DRIVERS: Modules = {**_KEPT, **{guid: name for modules in REMOVED.values() for guid, name in modules.items()}}
-"""Every module of the volume of drivers: `REMOVED`, and those that are kept."""
+DRIVERS: Modules = {**KEPT, **{guid: name for modules in REMOVED.values() for guid, name in modules.items()}}
+"""Every module of the volume of drivers: `REMOVED` and `KEPT`."""
+
+PEI_DRIVER, DRIVER = 0x06, 0x07
+_FREEFORM = 0x02
+TYPES: Mapping[uuid.UUID, int] = {
+    uuid.UUID("9e21fd93-9c72-4c15-8c4b-e77f1db2d792"): 0x0B,  # of volumes
+    uuid.UUID("df1ccef6-f301-4a63-9661-fc6030dcc880"): 0x03,  # SecMain
+    uuid.UUID("1ba0062e-c779-4582-8566-336ae8f78f09"): 0x01,  # raw
+    uuid.UUID("1b45cc0a-156a-428a-af62-49864da0e6e6"): _FREEFORM,  # which modules start first
+    uuid.UUID("fc510ee7-ffdc-11d4-bd41-0080c73c8881"): _FREEFORM,
+    uuid.UUID("52c05b14-0b98-496c-bc3b-04b50211d680"): 0x04,  # PeiCore
+    uuid.UUID("d6a2cb7f-6a18-4e2f-b43b-9920a733700a"): 0x05,  # DxeCore
+    # Applications: UiApp, BootManagerMenuApp, Grub.
+    uuid.UUID("462caa21-7614-4503-836e-8ab6f4662331"): 0x09,
+    uuid.UUID("eec25bdc-67f2-4d95-b1d5-f81b2039d11d"): 0x09,
+    uuid.UUID("b5ae312c-bc8a-43b1-9c62-ebb826dd5d07"): 0x09,
+}
+"""The types of files (UEFI PI specification 1.8, volume 3, section 2.1.4.1) that are no drivers of their phase."""

@@ -6,11 +6,12 @@ file `etc/boot/shim` of fw_cfg in the kernel's place; `\\EFI\\BOOT\\BOOTX64.EFI`
 host asks for a 64-bit PCI window of no size. The launch digest is the same each time.
 
 The derived firmware has no drivers for disks and no menus, and cannot name a shim or a fallback program or load an
-option ROM. Its layout is the same, and so is all that is outside the compressed volumes: the reset vector and the
-tables for the VMM.
+option ROM. Nor does it hand on the host's SMBIOS tables: systemd-stub adds a string of them to the kernel's command
+line, unless CPUID, which the host answers, says that the guest is confidential. Its layout is the same, and so is all
+that is outside the compressed volumes: the reset vector and the tables for the VMM.
 
 Source: edk2 OvmfPkg/AmdSev/AmdSevX64.fdf, OvmfPkg/QemuKernelLoaderFsDxe, OvmfPkg/Library/GenericQemuLoadImageLib,
-OvmfPkg/IncompatiblePciDeviceSupportDxe, MdeModulePkg/Library/UefiBootManagerLib,
+OvmfPkg/IncompatiblePciDeviceSupportDxe, OvmfPkg/SmbiosPlatformDxe, MdeModulePkg/Library/UefiBootManagerLib,
 MdeModulePkg/Bus/Pci/PciBusDxe/PciOptionRomSupport.c; the LZMA SDK's lzma-specification.txt for the header.
 """
 
@@ -47,8 +48,9 @@ _FILTER: Mapping[str, int] = {
     "depth": 64,
 }
 
-_LOAD = re.compile(rb"\xff[\x90-\x97]\xc8\x00\x00\x00")
-"""x86-64 `call [register+0xc8]`: a call of LoadImage, the only way to start a program that is not in a volume."""
+_LOAD = re.compile(rb"\xff(?:[\x90-\x97\xa0-\xa7]|[\x94\xa4].)\xc8\x00\x00\x00", re.DOTALL)
+"""x86-64 `call` and `jmp` to [register+0xc8], with and without an index: a call of LoadImage, the only way to start a
+program that is not in a volume. A call of an address that was read before is not found."""
 _LOADERS = {"BdsDxe": 5, "PciBusDxe": 1}
 """The kept modules that load images, and how often. BdsDxe's are: shim, kernel, two for boot options, and images that
 were put off, of which there are none without option ROMs."""
@@ -62,6 +64,7 @@ _OF_MODULES = {
     volume.DRIVER_DEPENDENCIES,
     volume.EARLY_DEPENDENCIES,
 }
+_OF_VOLUMES = 0x0B  # the type of the file that has only the compressed section
 
 
 def _wide(text: str) -> re.Pattern[bytes]:
@@ -100,11 +103,35 @@ def bound(firmware: bytes) -> bytes:
     """
     if table.read(firmware).hashes is None:
         raise MeasurementError("firmware: it checks no kernel's hash, so nothing can bind what it starts", hint=_HINT)
+    _check(_outer(firmware), bootmodules.OUTER)
     start, room = _compressed(firmware)
     packed = _packed(_changed(firmware))
     if len(packed) > room:
         raise MeasurementError(f"firmware: the changed volumes need {len(packed)} bytes, expected {room} at most")
     return firmware[:start] + packed.ljust(room, b"\0") + firmware[start + room :]
+
+
+def is_bound(firmware: bytes) -> bool:
+    """Whether ``firmware`` is as `bound` leaves one: it checks the kernel's hash, has the kept modules and no others,
+    and all of `CHANGES`. Other code in a kept module is compared neither here nor there."""
+    try:
+        if table.read(firmware).hashes is None:
+            return False
+        _check(_outer(firmware), bootmodules.OUTER)
+        contents, (early, drivers) = volumes(firmware)
+        _check(early.files, bootmodules.PEI)
+        _check(drivers.files, bootmodules.KEPT, bootmodules.DRIVER)
+        return all(_is_changed(contents, file) for file in drivers.files)
+    except MeasurementError:
+        return False
+
+
+def _is_changed(contents: bytes, file: volume.File) -> bool:
+    changes = [change for change in CHANGES if change.module == file.name]
+    code = contents[file.offset : file.offset + file.size]
+    if any(change.before.search(code) or change.after not in code for change in changes):
+        return False
+    return len(_LOAD.findall(code)) == _LOADERS.get(file.name, 0) - sum(change.before is _LOAD for change in changes)
 
 
 def volumes(firmware: bytes) -> tuple[bytes, tuple[volume.Volume, ...]]:
@@ -118,14 +145,15 @@ def volumes(firmware: bytes) -> tuple[bytes, tuple[volume.Volume, ...]]:
     return contents, tuple(volume.volume(contents, each.offset, "compressed volume") for each in found)
 
 
+def _outer(firmware: bytes) -> tuple[volume.File, ...]:
+    """The files that are not compressed."""
+    return tuple(file for each in volume.volumes(firmware, "firmware") for file in each.files)
+
+
 def _compressed(firmware: bytes) -> tuple[int, int]:
     """Where the compressed volumes are: offset and size of the LZMA stream with its header."""
     images = [
-        section
-        for each in volume.volumes(firmware, "firmware")
-        for file in each.files
-        for section in file.sections
-        if section.type == volume.GUID_DEFINED
+        section for file in _outer(firmware) for section in file.sections if section.type == volume.GUID_DEFINED
     ]
     if len(images) != 1:
         raise MeasurementError(f"firmware: {len(images)} compressed sections, expected 1", hint=_HINT)
@@ -163,7 +191,7 @@ def _changed(firmware: bytes) -> bytes:
     contents = bytearray(read)
     removed = {guid for modules in bootmodules.REMOVED.values() for guid in modules}
     _check(early.files, bootmodules.PEI)
-    _check(drivers.files, bootmodules.DRIVERS)
+    _check(drivers.files, bootmodules.DRIVERS, bootmodules.DRIVER)
     for file in drivers.files:
         if file.guid in removed:
             volume.pad(contents, file)
@@ -177,17 +205,28 @@ def _changed(firmware: bytes) -> bytes:
     return bytes(contents)
 
 
-def _check(files: tuple[volume.File, ...], known: bootmodules.Modules) -> None:
-    """Refuse files other than the ``known``, and what may have more files inside."""
+def _check(files: tuple[volume.File, ...], known: bootmodules.Modules, usual: int = bootmodules.PEI_DRIVER) -> None:
+    """Refuse files other than the ``known``, and what may have more files or programs inside.
+
+    They have the ``usual`` type, but for those of `bootmodules.TYPES`.
+    """
     for file in files:
         if known.get(file.guid) != file.name:
             raise MeasurementError(f"firmware: module {file.guid} `{file.name}` is not known", hint=_HINT)
-        for section in file.sections:
-            if section.type not in _OF_MODULES:
-                raise MeasurementError(
-                    f"firmware: section of type 0x{section.type:02x} in module `{file.name}`", hint=_HINT
-                )
-    missing = sorted(name for guid, name in known.items() if guid not in {file.guid for file in files})
+        kind = bootmodules.TYPES.get(file.guid, usual)
+        if file.type != kind:
+            raise MeasurementError(
+                f"firmware: module {file.guid} `{file.name}` has type 0x{file.type:02x}, expected 0x{kind:02x}",
+                hint=_HINT,
+            )
+        found = [section.type for section in file.sections]
+        for other in found:
+            if other not in _OF_MODULES and (kind, found) != (_OF_VOLUMES, [volume.GUID_DEFINED]):
+                raise MeasurementError(f"firmware: section of type 0x{other:02x} in module `{file.name}`", hint=_HINT)
+        programs = found.count(volume.PE32)
+        if programs != bool(file.name):
+            raise MeasurementError(f"firmware: {programs} programs in module {file.guid} `{file.name}`", hint=_HINT)
+    missing = sorted(name or str(guid) for guid, name in known.items() if guid not in {file.guid for file in files})
     if missing or len(files) != len(known):
         raise MeasurementError(
             f"firmware: {len(files)} modules, expected {len(known)}; missing: {missing}", hint=_HINT
