@@ -118,8 +118,11 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
     assert run("log", "verify", "--at", said.split("head ")[1].strip()) == said
 
 
-def test_images_that_no_register_tells_apart_are_not_served(run: Run, tmp_path: Path) -> None:
+def test_images_that_no_register_tells_apart_are_not_served(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The owners name one by its predicate; which one a guest is would depend on the order of --expect."""
+    monkeypatch.setattr(server, "serve", lambda *_, **__: None)
     run("init", "--development")
     image(tmp_path, "twin", variant="development")
     image(tmp_path, "copy")
