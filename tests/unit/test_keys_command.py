@@ -24,6 +24,7 @@ from privml.base.errors import HostError, Refused
 from privml.base.strictjson import canonical, unb64
 from privml.channel.kem import X25519
 from privml.cli import keys_serve
+from privml.client import anchors
 from privml.keybroker import kek, resources, server, store
 from privml.keybroker.broker import Broker
 from privml.keybroker.policy import ReleasePolicy
@@ -115,6 +116,21 @@ def test_a_key_goes_from_the_command_line_to_a_guest(
     said = run("log", "verify")
     assert "4 entries, all there: 1 release, 0 refuse, 3 admin" in said
     assert run("log", "verify", "--at", said.split("head ")[1].strip()) == said
+
+
+def test_images_that_no_register_tells_apart_are_not_served(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owners name one by its predicate; which one a guest is would depend on the order of --expect."""
+    monkeypatch.setattr(server, "serve", lambda *_, **__: None)
+    run("init", "--development")
+    image(tmp_path, "twin", variant="development")
+    image(tmp_path, "copy")
+    words = ["--allow-simulated", "root.pem", "--offline"]
+    said = run("serve", "--expect", "out/demo-cpu", "--expect", "out/twin", *words, code=2)
+    assert "the build in out/demo-cpu and the build in out/twin differ and have equal registers (tdx: qemu" in said
+    found = anchors.told_apart([anchors.built(tmp_path / "out" / name) for name in ("demo-cpu", "copy")])
+    assert len(found.versions) == 2, "two copies of one build"
 
 
 @pytest.mark.parametrize(("served", "status"), [("another demo-cpu", 200), ("another third", 403)])

@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_fake import ORIGIN, key, signer
 
 from privml.base.errors import EvidenceError
+from privml.base.times import MAX_TIME
 from privml.statement import tlog
 from privml.statement.tlog import Checkpoint, NoteKey, Proof
 
@@ -235,3 +237,10 @@ def test_a_malformed_proof_is_refused(old: str, new: str) -> None:
     assert Proof.decode(text.encode()).hashes == ()
     with pytest.raises(EvidenceError):
         Proof.decode(text.replace(old, new, 1).encode())
+
+
+@pytest.mark.parametrize(("at", "good"), [(MAX_TIME, True), (MAX_TIME + 1, False), (2**63 - 1, False)])
+def test_a_cosignature_is_of_a_time_that_can_be_shown(at: int, good: bool) -> None:
+    text = Checkpoint(ORIGIN, 1, tlog.root_of([tlog.leaf_hash(b"x")])).text
+    signature = at.to_bytes(8) + signer("w1").sign(tlog.cosigned_text(at, text))
+    assert key("w1").verifies(signature, text) is good

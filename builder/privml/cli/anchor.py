@@ -126,7 +126,7 @@ class AnchorWords:
         """What gives the expected measurements at a time (Unix seconds)."""
         if self.expect:
             built = tuple(map(anchors.built, self.expect))
-            found = built[0] if len(built) == 1 else Candidates(built)
+            found = built[0] if len(built) == 1 else anchors.told_apart(built)
             return lambda _: found
         assert self.trust is not None
         root, wanted = self.trust

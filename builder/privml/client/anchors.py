@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privml.base.errors import PrivmlError
+from privml.base.errors import PrivmlError, UsageError
 from privml.output import fetched
 from privml.output import manifest as manifests
 from privml.output.artefacts import check_artefacts
 from privml.output.fetched import FetchRecord
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
-from privml.verify.anchor import Anchored, Built, Expected, ExpectedData, ExpectedModel, Fetched
+from privml.statement import predicate
+from privml.verify.anchor import Anchored, Built, Candidates, Expected, ExpectedData, ExpectedModel, Fetched
 
 RECENT = 10.0
 """Seconds for which `Recent` asks nobody again."""
@@ -58,6 +60,24 @@ def built(directory: Path) -> Expected:
     record = fetched.read(directory, manifest)
     anchor = Built(str(directory)) if record is None else _fetched(directory, record)
     return Expected(read_prediction(directory, manifest), anchor, models_of(manifest), data_of(manifest))
+
+
+def told_apart(images: Sequence[Expected]) -> Candidates:
+    """These images, of which a guest may be any.
+
+    ``UsageError`` if two that differ have equal measurements: then their order would say which one a guest is.
+    """
+    for one, other in itertools.combinations(images, 2):
+        if predicate.encode(one.predicate) == predicate.encode(other.predicate):
+            continue
+        for mine, theirs in itertools.product(one.predicate.launches, other.predicate.launches):
+            if mine.same(theirs):
+                raise UsageError(
+                    f"{one.anchor} and {other.anchor} differ and have equal registers ({mine.tee}: {mine.label}), "
+                    "so no guest can be told to be one of them",
+                    hint="name only one of them",
+                )
+    return Candidates(tuple(images))
 
 
 def _fetched(directory: Path, record: FetchRecord) -> Fetched:

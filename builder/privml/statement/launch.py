@@ -172,6 +172,11 @@ class MeasuredLaunch:
         value = self.registers[register]
         return value.values if isinstance(value, Accepted) else ()
 
+    def same(self, other: MeasuredLaunch) -> bool:
+        """True if some guest could have the registers of both, and neither pins one that the other leaves open."""
+        pairs = [(set(self.accepted(name)), set(other.accepted(name))) for name in self.registers]
+        return self.tee == other.tee and all(mine & theirs or not (mine or theirs) for mine, theirs in pairs)
+
     def evidence(self) -> dict[str, Evidence]:
         """How well each pinned register is confirmed."""
         return {name: value.evidence for name, value in self.registers.items() if isinstance(value, Accepted)}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import b64, unb64
+from privml.base.times import MAX_TIME
 from privml.statement.keys import ED25519_PREFIX, PublicKey
 
 TILE = 256
@@ -29,7 +30,6 @@ LOG_KIND = 1
 WITNESS_KIND = 4
 KINDS = {LOG_KIND: "Ed25519 over the text", WITNESS_KIND: "Ed25519 cosignature v1"}
 """What each kind of key signs."""
-_MAX_TIME = (1 << 63) - 1
 _NAME = re.compile(r"[!-*,-~]{1,200}")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 _DASH = "\u2014 "
@@ -210,7 +210,7 @@ class NoteKey:
         if self.kind == WITNESS_KIND:
             at, signature = int.from_bytes(signature[:8]), signature[8:]
             signed = cosigned_text(at, text)
-            if at > _MAX_TIME:
+            if at > MAX_TIME:
                 return False
         return PublicKey(ED25519_PREFIX + self.key).verifies(signature, signed)
 
