@@ -255,7 +255,7 @@ def test_two_predictions_of_other_machines_are_compared_step_by_step(
     for launch in whole.launches:
         if isinstance(launch.machine, SnpMachine):
             machine = dataclasses.replace(launch.machine, **{field: value})  # type: ignore[arg-type]
-            made = Launcher(firmware(), hashes_of(manifest)).steps(
+            made = Launcher((folder / "firmware-snp.fd").read_bytes(), hashes_of(manifest)).steps(
                 machine.vcpus, signature=machine.cpu_signature, features=machine.sev_features
             )
             digests = Accepted((made[-1].digest,), Evidence.SOURCE)
