@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,6 @@ def built(request: pytest.FixtureRequest, name: str) -> Path:
     else:
         succeeded(privml("image", name))
     return ROOT / "out" / name
-
-
-@pytest.fixture
-def readable_by_others() -> Iterator[None]:
-    """What a test lays out for another user can be read by them, whatever this user's umask."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture(scope="session")

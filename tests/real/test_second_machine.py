@@ -27,7 +27,7 @@ from tests.unit.pool_server import serving
 from privml.output import manifest as manifests
 from privml.sim import quote as sim
 
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("readable_by_others")]
+pytestmark = pytest.mark.real
 
 Reports = Callable[[str], dict[str, Any]]
 WANTED = f"{NAME}@1.0"
@@ -164,6 +164,7 @@ def strangers() -> Iterator[Callable[[pwd.struct_passwd], Stranger]]:
                 (made.clone / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, made.clone / name)
         made.home.mkdir()
+        reachable(place / "venv/bin/python", user)
         if os.geteuid() == 0:
             for folder in (made.clone, made.home):
                 subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", str(folder)], check=True)
@@ -172,6 +173,15 @@ def strangers() -> Iterator[Callable[[pwd.struct_passwd], Stranger]]:
     yield make
     for place in places:
         shutil.rmtree(place)
+
+
+def reachable(program: Path, user: pwd.struct_passwd) -> None:
+    """Fail with the modes along the way if the user cannot run ``program``."""
+    who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    try:
+        subprocess.run([program, "-c", ""], check=True, **who)  # type: ignore[call-overload]
+    except PermissionError:
+        pytest.fail(subprocess.check_output(["namei", "--long", str(program)], text=True))
 
 
 def anybody() -> pwd.struct_passwd:

@@ -19,7 +19,7 @@ from privml.host.facts import SUBORDINATE_IDS
 from privml.host.survey import subordinate
 from privml.output.manifest import read
 
-pytestmark = [pytest.mark.real, only_full, pytest.mark.usefixtures("readable_by_others")]
+pytestmark = [pytest.mark.real, only_full]
 
 
 def somebody() -> pwd.struct_passwd:

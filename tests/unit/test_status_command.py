@@ -165,8 +165,8 @@ def test_watching_ends_at_its_limit(
 ) -> None:
     monkeypatch.setattr("privml.cli.status._PAUSE", 0.05)
     guest.stages = booting()
-    outcome = Outcome(capsys, "status", guest.url, "--watch", "--timeout", "1")
-    assert outcome.code == 5 and "not ready after 1 s" in outcome.stderr
+    outcome = Outcome(capsys, "status", guest.url, "--watch", "--timeout", "3")
+    assert outcome.code == 5 and "not ready after 3 s" in outcome.stderr
     nobody = f"https://127.0.0.1:{guest_fake.unused_port()}"
     outcome = Outcome(capsys, "status", nobody, "--watch", "--timeout", "1")
     assert outcome.code == 5 and "no boot stages: connection refused" in outcome.stderr
