@@ -32,6 +32,7 @@ pytestmark = pytest.mark.real
 RECIPE = """extends: ./demo-cpu.yaml
 description: demo-cpu on one disk.
 boot: disk
+firmware: {snp: null}
 platforms: [qemu-11-q35-one-disk]
 """
 SMALL = Size(2, 2 << 30)

@@ -50,7 +50,8 @@ KERNEL, RETURNED, STRANGER = "KERNEL", "RETURNED", "STRANGER"
 class Case:
     """A host's choice: a kernel, the file whose hash is in the page (None: no page), and more for QEMU.
 
-    ``stock`` and ``derived`` are the words that the programs say in turn.
+    ``append`` is a command line that the page's hash is of. ``stock`` and ``derived`` are the words that the programs
+    say in turn.
     """
 
     kernel: str | None
@@ -58,6 +59,7 @@ class Case:
     words: tuple[str, ...]
     stock: tuple[str, ...]
     derived: tuple[str, ...]
+    append: str | None = None
 
 
 DISK = "if=none,id=disk,format=raw,readonly=on,file=/image/disk.raw"
@@ -138,9 +140,10 @@ SPOKEN_FOR = "ignore_loglevel console=ttyS0"
 HOSTS_STRINGS = Case(
     UKI,
     UKI,
-    ("-append", SPOKEN_FOR, "-smbios", f"type=11,value=io.systemd.stub.kernel-cmdline-extra={HOSTWORD}"),
+    ("-smbios", f"type=11,value=io.systemd.stub.kernel-cmdline-extra={HOSTWORD}"),
     (f"{SPOKEN_FOR} {HOSTWORD}", "DMI: QEMU"),
     (SPOKEN_FOR, "DMI: not present or invalid."),
+    append=SPOKEN_FOR,
 )
 
 
@@ -151,9 +154,9 @@ def launch(place: Path, firmware: str, case: Case) -> Launch:
     more = [*case.words]
     if case.page is not None:
         hashes = KernelHashes.of_uki(hashlib.sha256((place / case.page).read_bytes()).digest())
-        if "-append" in case.words:
-            words = case.words[case.words.index("-append") + 1].encode() + b"\0"
-            hashes = replace(hashes, cmdline=hashlib.sha256(words).digest())
+        if case.append is not None:
+            more += ["-append", case.append]
+            hashes = replace(hashes, cmdline=hashlib.sha256(case.append.encode() + b"\0").digest())
         (place / f"{case.page}.page").write_bytes(hashes.page(gpa))
         more += ["-device", f"loader,file=/image/{case.page}.page,addr={gpa - gpa % PAGE:#x},force-raw=on"]
 
