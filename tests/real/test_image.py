@@ -23,7 +23,7 @@ from privml.vm.machine import started
 pytestmark = pytest.mark.real
 
 PYTHON = TOOLS.release.python
-ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
+ARTEFACTS = ("firmware-snp.fd", "firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
 def test_a_built_image_is_complete_and_reused(demo_cpu: Path) -> None:
