@@ -20,7 +20,7 @@ from privml.store.objects import Store
 
 pytestmark = pytest.mark.real
 
-WHOLE = {step: {"because": [], "cached": True} for step in (volumes.MODEL.file(0), *inputs.STEPS, FIRMWARE["tdx"])}
+WHOLE = {step: {"because": [], "cached": True} for step in (volumes.MODEL.file(0), *inputs.STEPS, *FIRMWARE.values())}
 
 
 def steps(*words: str) -> dict[str, dict[str, object]]:
@@ -56,7 +56,7 @@ def test_a_root_built_on_the_cached_packages_gives_the_same_image(
     assert {name for name, step in again.items() if step["cached"]} == {
         volumes.MODEL.file(0),
         inputs.BASE,
-        FIRMWARE["tdx"],
+        *FIRMWARE.values(),
     }
     assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
 
