@@ -94,7 +94,8 @@ def test_a_writable_disk_changes_the_registers(bench: Bench, demo_cpu: Path, tmp
 def test_predictions_hold_over_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
     vcpus, memory = ("1..64", "2GiB..512GiB") if full else ("1..4", "2GiB,2815MiB,4GiB")
     count = 64 * 9 if full else 12
-    done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json", "--events"))
+    size = ("--vcpus", vcpus, "--memory", memory)
+    done = succeeded(privml("measure", "demo-cpu", "--tee", "tdx", *size, "--json", "--events"))
     rows = json.loads(done.stdout)
     assert len(rows) == count and len({row["rtmr0"] for row in rows}) == count
     assert len({row["rtmr1"] for row in rows}) == len({row["rtmr2"] for row in rows}) == 1
