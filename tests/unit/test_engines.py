@@ -234,7 +234,7 @@ def test_only_the_engines_own_records_name_it() -> None:
     # Of models that vLLM serves, some are called Llama.
     for word, others in {
         "llama": ["engines/vllm.py"],
-        "vllm": ["recipe/pairings.py", "recipe/rules.py", "repro/causes.py"],
+        "vllm": ["recipe/pairings.py", "recipe/judgerules.py", "recipe/readrules.py", "repro/causes.py"],
     }.items():
         named = {path for path in sources if path.is_file() and word.encode() in path.read_bytes().lower()}
         records = {path for path in named if path.name.startswith(word) and path.parent.name == "engines"}
