@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import attestation_samples as samples
+import protobuf_tables
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
+from protobuf_tables import BOOL, BYTES, UINT32
 from published_fake import DAY, NAME, NOW, Fake, published
 from regopy import Interpreter
 from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
@@ -171,11 +173,6 @@ def test_an_event_that_is_not_the_same_on_all_sizes_is_left_out() -> None:
 
 # -- go-tdx-guest's configuration, by protobuf's own parser ----------------------------------------------------------
 
-BYTES, UINT32, BOOL = (
-    descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
-    descriptor_pb2.FieldDescriptorProto.TYPE_UINT32,
-    descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-)
 # The fields of its proto/checkconfig.proto that have had these numbers and names in each of its releases.
 MESSAGES: dict[str, list[tuple[str, int, int | str, bool]]] = {
     "Config": [("policy", 1, "Policy", False), ("root_of_trust", 2, "RootOfTrust", False)],
@@ -196,18 +193,7 @@ MESSAGES: dict[str, list[tuple[str, int, int | str, bool]]] = {
 
 def config() -> Any:
     """An empty message of the tool's configuration."""
-    file = descriptor_pb2.FileDescriptorProto(name="checkconfig.proto", package="checkconfig", syntax="proto3")
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind, many in fields:
-            row = message.field.add(name=field, number=number, label=3 if many else 1)
-            if isinstance(kind, str):
-                row.type, row.type_name = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE, f".checkconfig.{kind}"
-            else:
-                row.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("checkconfig.Config"))()
+    return protobuf_tables.empty("checkconfig", "Config", MESSAGES)
 
 
 def parsed(export: Export) -> Any:

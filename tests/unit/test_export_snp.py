@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import protobuf_tables
 import pytest
 import snp_samples as snp
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
+from protobuf_tables import BOOL, BYTES, STRING, UINT32, UINT64
 from published_fake import NAME, NOW
 from published_whole import build, whole
 from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
@@ -28,13 +30,6 @@ from privml.verify.snptcb import TcbFloor
 
 ONE = "2 vcpus, CPU 0xa10f10"
 FORM = "go-sev-guest"
-BYTES, STRING, BOOL, UINT32, UINT64 = (
-    descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
-    descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
-    descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-    descriptor_pb2.FieldDescriptorProto.TYPE_UINT32,
-    descriptor_pb2.FieldDescriptorProto.TYPE_UINT64,
-)
 # The fields of its proto/check.proto, without those of products and of certificates.
 MESSAGES: dict[str, list[tuple[str, int, int | str, bool]]] = {
     "Config": [("root_of_trust", 1, "RootOfTrust", False), ("policy", 2, "Policy", False)],
@@ -60,18 +55,7 @@ MESSAGES: dict[str, list[tuple[str, int, int | str, bool]]] = {
 
 def config() -> Any:
     """An empty message of the tool's configuration."""
-    file = descriptor_pb2.FileDescriptorProto(name="check.proto", package="check", syntax="proto3")
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind, many in fields:
-            row = message.field.add(name=field, number=number, label=3 if many else 1)
-            if isinstance(kind, str):
-                row.type, row.type_name = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE, f".check.{kind}"
-            else:
-                row.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("check.Config"))()
+    return protobuf_tables.empty("check", "Config", MESSAGES)
 
 
 def exported(predicate: Predicate = snp.PREDICATE, policy: Policy = snp.POLICY, **changes: Any) -> SnpExport:
