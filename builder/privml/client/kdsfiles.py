@@ -162,8 +162,8 @@ class Files:
 def read(places: Iterable[Path]) -> tuple[Files, list[PrivmlError]]:
     """What the files, and those directly in the folders, hold; and an error for each file that holds nothing.
 
-    ``UsageError`` for more than `MAX_CERTIFICATES`, because every two of them are tried. In a folder, files with
-    other endings than `SUFFIXES` are passed over.
+    ``UsageError`` for more than `MAX_CERTIFICATES`: each that could be an issuer's is checked against each root. In a
+    folder, files with other endings than `SUFFIXES` are passed over.
     """
     found, errors = Files(), list[PrivmlError]()
     for path in _paths(places):

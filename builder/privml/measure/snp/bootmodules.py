@@ -99,7 +99,7 @@ b981a835-6ee8-4f4c-ae0b-210aa0bfbf01 RngDxe
 """The modules of the volume of drivers that are kept."""
 
 REMOVED: Mapping[str, Modules] = {
-    "Programs and menus: they start what somebody at the console chooses, with a command line of his.": _modules("""
+    "Programs and menus: they start what is chosen at the console, with a command line from there.": _modules("""
 ebf8ed7c-0dd1-4787-84f1-f48d537dcacf DriverHealthManagerDxe
 462caa21-7614-4503-836e-8ab6f4662331 UiApp
 eec25bdc-67f2-4d95-b1d5-f81b2039d11d BootManagerMenuApp
