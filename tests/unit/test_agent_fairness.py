@@ -20,7 +20,7 @@ from agent_guest import NO_MODEL, FakeEngine, Guest, a_config, guest
 from burst import burst
 
 from privml.agent import admission, conversation, identity, server
-from privml.agent.admission import Admission, PerAddress, Slot
+from privml.agent.admission import Admission, PerAddress, Places, Slot
 from privml.agent.answers import Answer
 from privml.agent.layout import Layout
 from privml.agent.metrics import CLASSES, REQUESTS, Metrics, class_of
@@ -163,6 +163,13 @@ def test_an_address_has_only_so_many_handshakes_and_gets_them_back() -> None:
     slots[1].leave()
     slots[1].leave()
     assert [isinstance(room.admit("192.0.2.1", lambda: None), Slot) for _ in range(3)] == [True, True, False]
+
+
+def test_no_more_enter_than_there_are_places_for() -> None:
+    places = Places(2)
+    assert [places.enter() for _ in range(3)] == [True, True, False]
+    places.leave()
+    assert [places.enter() for _ in range(2)] == [True, False]
 
 
 def test_nothing_of_an_address_stays() -> None:

@@ -34,6 +34,27 @@ def shared(concurrency: int) -> int:
     return concurrency + 16
 
 
+class Places:
+    """At most ``limit`` of something at a time, for whoever enters and leaves. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._lock = threading.Lock()
+
+    def enter(self) -> bool:
+        """Take a place; False if there is none."""
+        with self._lock:
+            if not self._left:
+                return False
+            self._left -= 1
+        return True
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._left += 1
+
+
 class PerAddress:
     """At most ``limit`` of something at a time for each address; 0: no limit. Thread-safe.
 
@@ -118,7 +139,8 @@ class Admission:
         self._room = shared(concurrency) + reserve
         self._handshakes = PerAddress(per_address)
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         # In the order in which they came into their state.
         self._slots: dict[State, dict[Slot, None]] = {state: {} for state in get_args(State)}
         self.closing = False
@@ -144,7 +166,7 @@ class Admission:
 
     def change(self, slot: Slot, state: State) -> bool:
         """Move ``slot`` to another state; False if it has lost its place."""
-        with self._changed:
+        with self._lock:
             if slot not in self._slots[slot.state]:
                 return False
             self._remove(slot)

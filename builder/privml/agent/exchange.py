@@ -48,8 +48,8 @@ class Exchange:
     ) -> None:
         self._timeout = timeout
         self._caller = caller
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.setblocking(False)  # `_wait` waits, also for the caller
+        # It never blocks: `_wait` waits, also for the caller.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.connect(str(engine))
         except OSError as error:

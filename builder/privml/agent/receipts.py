@@ -12,16 +12,17 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from privml.agent.answers import Answer, Asked, Denied, reading_usage
+from privml.agent.answers import Answer, Asked, Denied
 from privml.agent.callers import boot_seconds
 from privml.agent.headers import Headers
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, unhex
 from privml.channel import receipt
 from privml.channel.receipt import Body, Origin, Receipt, Usage
+from privml.engines.usage import UsageReader
 from privml.events.configuration import Config
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 KEPT = 1024
 """How many receipts are kept for callers that ask for one by its id. Older ones are dropped."""
+_ID_FIELD, _TRAILER = receipt.ID_FIELD.encode(), receipt.TRAILER.encode()
 _NUMBERS = 1 << 16
 """Numbers of answers a second: far more than there are answers, so that no number is given twice in a boot."""
 
@@ -60,9 +62,10 @@ class Receipts:
         with self._lock:
             self._count += 1
             number = self._count
-        answer, usage = reading_usage(answer)
-        begun = Receipt(
-            id=secrets.token_bytes(receipt.ID_SIZE),
+        identity = secrets.token_bytes(receipt.ID_SIZE)
+        ended = partial(
+            Receipt,
+            id=identity,
             seq=number,
             origin=self._origin,
             method=asked.method,
@@ -71,21 +74,19 @@ class Receipts:
             forwarded_sha256=hashlib.sha256(forwarded).digest(),
             status=answer.status,
             content_type=receipt.shown_type(answer.content_type),
-            response=Body(b"", 0),
-            complete=False,
             nonce=nonce,
             channel=asked.channel,
             enc_sha256=asked.enc_sha256,
         )
-        running = _Running(self, begun, answer, usage)
+        running = _Running(self, ended, answer)
         return Answer(
             answer.status,
-            [*answer.headers, (receipt.ID_FIELD.encode(), begun.id.hex().encode())],
+            [*answer.headers, (_ID_FIELD, identity.hex().encode())],
             running.pieces(answer.pieces),
             running.trailers,
             running.close,
-            (receipt.TRAILER.encode(),),
-            usage,
+            (_TRAILER,),
+            running.usage,
             answer.ready,
         )
 
@@ -108,17 +109,16 @@ class Receipts:
 
 
 class _Running:
-    """One answer on its way, and what its receipt will say."""
+    """One answer on its way. ``made`` gives its receipt from what its end shows; ``usage`` is `Answer.usage`."""
 
-    def __init__(
-        self, receipts: Receipts, begun: Receipt, answer: Answer, usage: Callable[[], tuple[int, int] | None]
-    ) -> None:
+    def __init__(self, receipts: Receipts, made: Callable[..., Receipt], answer: Answer) -> None:
         self._receipts = receipts
-        self._begun = begun
+        self._made = made
         self._answer = answer
         self._digest = hashlib.sha256()
         self._size = 0
-        self._usage = usage
+        self._reader = UsageReader(answer.content_type)
+        self.usage = self._reader.usage
         self._ended: Receipt | None = None
 
     def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -127,12 +127,13 @@ class _Running:
             # It was sent: whoever sends it asks for the next one only then.
             self._digest.update(piece)
             self._size += len(piece)
+            self._reader.add(piece)
         self._end(complete=True)
 
     def trailers(self) -> Headers:
         if self._ended is None:
             return []
-        return [(receipt.TRAILER.encode(), receipt.trailer_of(self._receipts.sign(self._ended)).encode())]
+        return [(_TRAILER, receipt.trailer_of(self._receipts.sign(self._ended)).encode())]
 
     def close(self) -> None:
         try:
@@ -142,9 +143,8 @@ class _Running:
             self._answer.close()
 
     def _end(self, *, complete: bool) -> None:
-        counted = self._usage()
-        self._ended = replace(
-            self._begun,
+        counted = self.usage()
+        self._ended = self._made(
             response=Body(self._digest.digest(), self._size),
             complete=complete,
             usage=None if counted is None else Usage(*counted),

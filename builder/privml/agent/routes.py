@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from privml.agent import endings, gateway, headers, identity, keydelivery
-from privml.agent.admission import PerAddress, shared
+from privml.agent.admission import PerAddress, Places, shared
 from privml.agent.answers import READING, Answer, Asked, Denied, expect_method, json_answer, own_answer
 from privml.agent.attestation import Attestation
 from privml.agent.callers import Callers
@@ -62,14 +61,15 @@ class Routes:
 
     def __init__(self, config: Config, layout: Layout, metrics: Metrics) -> None:
         self._engine = None if config.engine is None else engine_named(config.engine.name)
+        self._engine_socket = None if self._engine is None else layout.engine_socket(self._engine)
         self._services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._attestation = Attestation(layout)
         self._keys = keydelivery.KeyDelivery(config, layout, self._attestation)
         self._endings = Endings(lambda: self._attestation.table().restarts("engine"))
         self._receipts = Receipts(config, identity.load_receipt(layout), identity.section(layout))
-        self._turns = threading.BoundedSemaphore(config.max_concurrency)
-        self._requests = threading.BoundedSemaphore(shared(config.max_concurrency))
+        self._turns = Places(config.max_concurrency)
+        self._requests = Places(shared(config.max_concurrency))
         self._attesting = PerAddress(config.per_address)
         self._own = {"/healthz", "/readyz", "/boot-stages", ATTESTATION, *([METRICS] if config.metrics else [])}
         self._metrics = metrics
@@ -152,8 +152,8 @@ class Routes:
             return replace(answer, close=share.pop_all().close)
 
     def _inference(self, asked: Asked, begin: Begin) -> Answer:
-        engine = self._engine
-        if engine is None:
+        engine, place = self._engine, self._engine_socket
+        if engine is None or place is None:
             raise Denied(404, "no-inference", "this image runs no model; it only attests")
         if asked.path == usage.PATH and self._callers.issues:
             return self._usage(asked)
@@ -166,7 +166,7 @@ class Routes:
             if subject:
                 self._ledger.begin(subject)
             shown = _shown(engine, asked, body)
-            answer = self._of_engine(engine, asked, shown, turn)
+            answer = self._of_engine(place, asked, shown, turn)
             if asked.method == "POST":
                 answer = self._receipts.of(answer, asked, nonce=nonce, received=body, forwarded=shown)
             return self._counted(subject, answer)
@@ -180,7 +180,7 @@ class Routes:
             raise Denied(404, "no-receipt", "no receipt with this id is kept")
         return json_answer(200, found)
 
-    def _of_engine(self, engine: Engine, asked: Asked, body: bytes, turn: contextlib.ExitStack) -> Answer:
+    def _of_engine(self, place: Path, asked: Asked, body: bytes, turn: contextlib.ExitStack) -> Answer:
         """The engine's answer to a request that it may get."""
         try:
             running = self._endings.begin(asked.path, body)
@@ -188,7 +188,7 @@ class Routes:
             raise Denied(422, endings.CODE, error.message) from error
         turn.callback(self._endings.end, running)
         try:
-            exchange = _exchange(self._layout.engine_socket(engine), asked, asked.path, body, ENGINE_TIMEOUT)
+            exchange = _exchange(place, asked, asked.path, body, ENGINE_TIMEOUT)
         except PrivmlError as error:
             running.answered = isinstance(error, NotConnectedError)  # it was not sent
             raise Denied(502, "engine", "the engine does not answer") from error
@@ -245,20 +245,20 @@ class Routes:
         request has one of fewer other places. A busy machine says so before it reads.
         """
         self._must_be_ready()
-        if not self._requests.acquire(blocking=False):
+        if not self._requests.enter():
             raise Denied(503, "full", "this machine has as many requests open as it can", BUSY_RETRY)
         with contextlib.ExitStack() as held:
-            held.callback(self._requests.release)
+            held.callback(self._requests.leave)
             held.enter_context(asked.share())
             self._take_turn()
-            self._turns.release()
+            self._turns.leave()
             body = asked.read(limit)
             self._take_turn()
-            held.callback(self._turns.release)
+            held.callback(self._turns.leave)
             return held.pop_all(), body
 
     def _take_turn(self) -> None:
-        if not self._turns.acquire(blocking=False):
+        if not self._turns.enter():
             text = "this machine is already answering as many requests as it can"
             raise Denied(429, "busy", text, BUSY_RETRY)
 

@@ -191,14 +191,14 @@ def _object(value: Mapping[str, Any], fields: tuple[Field, ...], inside: str, by
     if unknown:
         raise UnsupportedError(400, UNKNOWN_FIELD, f"field `{inside}{unknown[0][:80]}` is not supported{by}")
     for field in fields:
-        where = inside + field.name
         if field.name not in value:
             if field.required:
-                raise UnsupportedError(400, MISSING_FIELD, f"`{where}`: missing")
+                raise UnsupportedError(400, MISSING_FIELD, f"`{inside}{field.name}`: missing")
             continue
         item = value[field.name]
         if item is None and field.nullable:
             continue
+        where = inside + field.name
         _totals(item, field, where)
         _kind(item, field.kinds, where)
 
