@@ -20,12 +20,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import smallrequests
 from tests.unit.agent_guest import Guest, a_config, free_port, guest, prediction
 
 from privml.client.connection import tls_context
@@ -40,8 +41,6 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PIECE = b'data: {"choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 _CHUNK = b"%x\r\n%s\r\n" % (len(_PIECE), _PIECE)
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_SMALL = b'{"choices":[{"text":"ok"}]}'
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_SMALL), _SMALL)
 _PROXY = """
 import sys, time
 from pathlib import Path
@@ -85,7 +84,7 @@ async def engine(path: str) -> None:
                 )
                 asked = json.loads(await reader.readexactly(length)) if length else {}
                 if not asked.get("stream"):
-                    writer.write(_ANSWER)
+                    writer.write(smallrequests.ANSWER)
                     continue
                 writer.write(_STREAM)
                 begun, paced = time.perf_counter(), asked.get("temperature") == 1
@@ -177,24 +176,6 @@ class Caller:
         self._writer.close()
 
 
-async def _small(endpoint: Endpoint, seconds: float) -> int:
-    reader, writer = await endpoint.connect()
-    request, count, end = endpoint.request(), 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        writer.write(request)
-        data = b""
-        while not data.endswith((_SMALL, _SMALL + b"\r\n0\r\n\r\n")):
-            piece = await reader.read(1 << 16)
-            if not piece:
-                raise ConnectionError(f"{endpoint.name}: ended early: {data[:200]!r}")
-            data += piece
-        if not data.startswith(b"HTTP/1.1 200 "):
-            raise ConnectionError(f"{endpoint.name}: {data[:200]!r}")
-        count += 1
-    writer.close()
-    return count
-
-
 @dataclass(frozen=True)
 class Run:
     """One load on one endpoint: how much in a second, its processor time for 1,000, and the times to first token."""
@@ -230,8 +211,10 @@ def streams(endpoint: Endpoint, number: int, tokens: int, *, paced: bool) -> Run
 
 def small(endpoint: Endpoint, number: int, seconds: float) -> Run:
     """Small requests from ``number`` callers at once."""
+    assert isinstance(endpoint.place, int)
     before, begun = endpoint.cpu(), time.perf_counter()
-    total = sum(asyncio.run(_all([_small(endpoint, seconds) for _ in range(number)])))
+    context = tls_context() if endpoint.tls else None
+    total = smallrequests.load(endpoint.place, endpoint.request(), context, number, seconds)
     return Run(total / (time.perf_counter() - begun), (endpoint.cpu() - before) / total * 1000)
 
 
@@ -263,7 +246,7 @@ def _until_there(port: int) -> None:
 
 
 @contextmanager
-def served(name: str, checkout: Path, number: int) -> Iterator[list[Endpoint]]:
+def served(name: str, checkout: Path, number: int, *, small_only: bool = False) -> Iterator[list[Endpoint]]:
     """The agent and the proxy of a checkout, in front of an engine of their own."""
     builder = checkout / "builder"
     with ExitStack() as stack:
@@ -277,7 +260,8 @@ def served(name: str, checkout: Path, number: int) -> Iterator[list[Endpoint]]:
         path.parent.mkdir()  # an engine that is stopped takes it along
         path.unlink(missing_ok=True)
         code = f"import asyncio; from benchmarks.forwarding import engine; asyncio.run(engine({str(path)!r}))"
-        stack.enter_context(_process([sys.executable, "-c", code], ROOT / "builder"))
+        argv = ["-m", "benchmarks.smallrequests", str(path)] if small_only else ["-c", code]
+        stack.enter_context(_process([sys.executable, *argv], ROOT / "builder"))
         while not path.exists():
             time.sleep(0.02)
         predicted = made.root / "prediction.json"
@@ -308,15 +292,24 @@ def main() -> None:
         "flat": lambda endpoint: streams(endpoint, number, 500, paced=False),
         "small": lambda endpoint: small(endpoint, 16, words.seconds),
     }
+    chosen = [load for load in loads if load in words.loads.split(",")]
+    for group in (("paced", "flat"), ("small",)):
+        if wanted := {load: loads[load] for load in chosen if load in group}:
+            _report(wanted, words.before, number, words.rounds)
+
+
+def _report(loads: Mapping[str, Callable[[Endpoint], Run]], before: Path | None, number: int, rounds: int) -> None:
+    small_only = set(loads) == {"small"}
     with ExitStack() as stack:
-        endpoints = stack.enter_context(served("", ROOT, number))
-        if words.before is not None:
-            endpoints += stack.enter_context(served("-before", words.before.resolve(), number))[1:]
+        endpoints = stack.enter_context(served("", ROOT, number, small_only=small_only))
+        if before is not None:
+            other = served("-before", before.resolve(), number, small_only=small_only)
+            endpoints += stack.enter_context(other)[1:]
+        if small_only:
+            endpoints = [one for one in endpoints if isinstance(one.place, int)]
         found: dict[tuple[str, str], list[Run]] = {}
-        for turn in range(words.rounds):
+        for turn in range(rounds):
             for load, work in loads.items():
-                if load not in words.loads.split(","):
-                    continue
                 for endpoint in reversed(endpoints) if turn % 2 else endpoints:
                     found.setdefault((load, endpoint.name), []).append(work(endpoint))
         memory = {endpoint.name: endpoint.resident() for endpoint in endpoints}

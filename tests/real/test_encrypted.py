@@ -154,8 +154,12 @@ def test_the_key_is_in_no_file_of_the_image(recipe: Path, key: VolumeKey, image:
 
 @only_full
 def test_an_encrypted_volume_is_read_and_timed(
-    tools: ToolsTree, recipe: Path, key: VolumeKey, image: Path, record_property: Callable[[str, object], None]
+    tools: ToolsTree,
+    recipe: Path,
+    key: VolumeKey,
+    image: Path,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     found = cryptread.measured(tools, image, key.key, recipe.parent)
     assert len(found.verity) == len(found.crypt) == cryptread.ROUNDS
-    record_property("crypt-over-verity-read", found.ratio)  # reported, never enforced
+    record_testsuite_property("crypt-over-verity-read", found.ratio)  # reported, never enforced
