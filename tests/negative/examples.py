@@ -18,7 +18,8 @@ from privml.events.agent import AgentEvent
 from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output.artefacts import Artefact
-from privml.output.manifest import Engine, Firmware, Manifest, Model
+from privml.output.contents import Engine, Firmware, Model
+from privml.output.manifest import Manifest
 from privml.output.prediction import statement_of
 from privml.statement import intoto
 from privml.statement.predicate import Predicate

@@ -26,10 +26,10 @@ from test_lock_deb import package as deb_package
 
 from privml.image.order import Order
 from privml.image.tools import ToolsTree
-from privml.lock.archiverecord import Archive
+from privml.lock.archiverecord import Archive, Base
 from privml.lock.lockfile import write_lock
 from privml.lock.modelrecord import Model, ModelFile, WheelSource
-from privml.lock.models import Base, Firmware, Lock, Package, ToolsLock, Tree, TreeFile, Wheel
+from privml.lock.models import Firmware, Lock, Package, ToolsLock, Tree, TreeFile, Wheel
 from privml.lock.trees import agent_tree
 from privml.output.manifest import Manifest
 from privml.recipe.loader import Recipe, load, shipped

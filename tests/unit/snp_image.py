@@ -13,7 +13,8 @@ from test_image_manifest import sample
 from privml.machine.platform import Size
 from privml.measure.snp.bound import bound
 from privml.output.artefacts import artefact
-from privml.output.manifest import Firmware, Manifest
+from privml.output.contents import Firmware
+from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import shipped
 from privml.statement.launch import MeasuredLaunch

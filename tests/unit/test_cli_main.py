@@ -39,7 +39,7 @@ from privml.events.event import Evidence
 from privml.events.registers import RTMR3
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
-from privml.output.manifest import Data
+from privml.output.contents import Data
 from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped
 from privml.statement.launch import Accepted

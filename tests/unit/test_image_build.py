@@ -36,6 +36,7 @@ from privml.lock.models import Firmware, Tree, TreeFile
 from privml.lock.wanted import in_order
 from privml.output import fetched, manifest
 from privml.output.artefacts import check_artefacts
+from privml.output.contents import Engine
 from privml.recipe.loader import load, shipped
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
@@ -175,7 +176,7 @@ def test_the_manifest_describes_the_build(fake: Fake, out: Path) -> None:
     assert found.kernel == KERNEL
     assert found.root.root_hash.hex() == found.models[0].verity.root_hash.hex() == HASH
     assert found.firmware["tdx"].derived_from == sha256(image_fake.FIRMWARE)
-    assert found.engine == manifest.Engine("llama-server", "1.0")
+    assert found.engine == Engine("llama-server", "1.0")
     assert (found.name, found.variant, found.listen) == ("demo-cpu", "production", 8443)
     assert found.artefacts["uki.efi"].sha256 == sha256((out / "uki.efi").read_bytes())
     assert [package.name for package in found.packages] == ["alpha", "beta", "llama.cpp-tools"]

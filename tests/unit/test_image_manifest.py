@@ -20,7 +20,9 @@ from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output import manifest
 from privml.output.artefacts import artefact, check_artefacts
-from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, Signature
+from privml.output.contents import Engine, Firmware, Model, Package
+from privml.output.manifest import Manifest
+from privml.output.signature import Signature
 
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 

@@ -18,9 +18,9 @@ from privml.base.wayout import WayOut
 from privml.lock.apt import printed_uris, resolve
 from privml.lock.aptstate import apt_configuration, conclusion
 from privml.lock.apttools import AptTools, host_tools
+from privml.lock.archiverecord import Archive
 from privml.lock.debian import parse_inrelease
 from privml.lock.make import epoch_of
-from privml.lock.models import Archive
 from privml.lock.states import judge
 from privml.lock.wanted import Wanted
 from privml.recipe.distributions import DEBIAN, base

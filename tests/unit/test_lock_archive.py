@@ -20,10 +20,11 @@ from privml.base.run import run
 from privml.image.sbom import deb_purl
 from privml.lock.apt import resolve
 from privml.lock.apttools import AptTools
+from privml.lock.archiverecord import Archive, Base
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, serialise
 from privml.lock.make import Current, bring, epoch_of, make_lock
-from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile
+from privml.lock.models import Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.solver import Solver, solve

@@ -21,7 +21,7 @@ from privml.image.schemas import manifest_schema
 from privml.lock import omsbundle
 from privml.lock.lockfile import parse, serialise
 from privml.lock.models import Lock
-from privml.output.manifest import Signature
+from privml.output.signature import Signature
 
 __all__ = ["desk"]
 

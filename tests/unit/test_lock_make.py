@@ -18,11 +18,12 @@ from privml.base.errors import InputsError
 from privml.lock import solver as solving
 from privml.lock import wheels
 from privml.lock.apttools import AptTools
+from privml.lock.archiverecord import Archive
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, read_lock, read_tools_lock, serialise, write_lock
 from privml.lock.make import Current, bring, check, check_packages, current_inputs, make_lock, make_tools_lock
 from privml.lock.modelrecord import ModelFile, WheelSource
-from privml.lock.models import Archive, Firmware, Lock, Package, Tree, TreeFile
+from privml.lock.models import Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.solver import Solver
 from privml.lock.trees import images_folder
 from privml.lock.wanted import Resolution, Wanted

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from test_lock_make import TREE, archive, package
 
+from privml.lock.archiverecord import Base
 from privml.lock.modelrecord import Data, LocalSource, Model, ModelFile, WheelSource
-from privml.lock.models import Base, Firmware, Lock, ToolsLock, Tree, TreeFile, Wheel
+from privml.lock.models import Firmware, Lock, ToolsLock, Tree, TreeFile, Wheel
 from privml.lock.moves import moves
 from privml.recipe.section import ALL
 

@@ -17,7 +17,7 @@ from privml.base.errors import Differs, PrivmlError, UsageError
 from privml.cli import diff as verb
 from privml.cli import inspect_image as inspector
 from privml.output import manifest as manifests
-from privml.output.manifest import Package
+from privml.output.contents import Package
 from privml.repro.change import MOVES, Change
 from privml.repro.changes import changes, moved
 from privml.repro.compare import compare

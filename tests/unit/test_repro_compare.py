@@ -26,7 +26,8 @@ from privml.events.gpt import Partition
 from privml.events.registers import MRTD
 from privml.measure.cpio import Member, archive
 from privml.output import manifest as manifests
-from privml.output.artefacts import DISK, artefact
+from privml.output.artefacts import DISK, FIRMWARE, UKI, artefact
+from privml.output.contents import Package
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
 from privml.repro import current
@@ -48,7 +49,7 @@ def sealed(folder: Path, **changes: object) -> Manifest:
     """Write manifest and prediction for the files in ``folder``, as a build does at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
     disk = (DISK,) if made.boot == "disk" else ()
-    names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes, *disk)
+    names = (UKI, FIRMWARE["tdx"], *made.volumes, *disk)
     made = replace(made, artefacts={name: artefact(folder / name) for name in names})
     (folder / "manifest.json").write_bytes(made.encode())
     predicted(folder)
@@ -338,7 +339,7 @@ def test_an_unreadable_file_on_both_sides_is_a_difference(pair: tuple[Path, Path
 
 
 def test_packages_and_other_fields_of_documents_are_reported(pair: tuple[Path, Path]) -> None:
-    sealed(pair[1], packages=(manifests.Package("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
+    sealed(pair[1], packages=(Package("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
     report = judged(pair)
     assert "manifest.json:packages/bash" in [finding.place for finding in report.findings]
     assert "manifest.json:/kernel" in [finding.place for finding in report.findings]

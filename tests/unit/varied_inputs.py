@@ -14,7 +14,7 @@ from tests.signing import Key, armoured
 
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.chattemplate import with_template
-from privml.lock.models import Model, ModelFile, UrlSource
+from privml.lock.modelrecord import Model, ModelFile, UrlSource
 from privml.lock.modelsignature import signed
 from privml.lock.wanted import WantedArchive
 from privml.recipe.loader import Recipe

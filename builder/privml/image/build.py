@@ -57,7 +57,8 @@ from privml.lock.models import Lock, Package, VendorFile
 from privml.lock.tables import bring_tables
 from privml.output import manifest as manifests
 from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact, artefact
-from privml.output.manifest import Firmware, Manifest
+from privml.output.contents import Firmware
+from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe, platforms_of
 from privml.recipe.volumes import volumes_of

@@ -18,7 +18,9 @@ from privml.lock.requirements import engine_version
 from privml.lock.wanted import in_order
 from privml.machine.platform import Size
 from privml.output.artefacts import Artefact
-from privml.output.manifest import Data, Engine, Firmware, Manifest, Model, Package, Signature
+from privml.output.contents import Data, Engine, Firmware, Model, Package
+from privml.output.manifest import Manifest
+from privml.output.signature import Signature
 from privml.recipe.loader import Recipe
 from privml.statement.exceptions import DeclaredException
 from privml.statement.gpus import Gpus

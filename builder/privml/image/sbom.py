@@ -21,7 +21,8 @@ from privml.lock.modelrecord import Data as LockedData
 from privml.lock.modelrecord import HubSource
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.models import LOCAL, Lock, Package, Runfile, VendorFile, Wheel
-from privml.output.manifest import Data, Manifest, Model
+from privml.output.contents import Data, Model
+from privml.output.manifest import Manifest
 
 FILE = "sbom.cdx.json"
 _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")

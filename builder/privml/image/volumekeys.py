@@ -13,7 +13,7 @@ from privml.events.crypt import Crypt
 from privml.lock.models import Lock
 from privml.output import manifest as manifests
 from privml.output import volumekey
-from privml.output.manifest import Data, Model
+from privml.output.contents import Data, Model
 from privml.output.volumekey import VolumeKey
 from privml.recipe.loader import Recipe
 from privml.recipe.volumes import Volume, volumes_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
 from privml.lock.addedarchives import archives_of, differences, recipe_pins, staying
-from privml.lock.archiverecord import Archive
+from privml.lock.archiverecord import Archive, Base
 from privml.lock.changes import package_changes, tree_changes
 from privml.lock.compiled import compiled_of, same_compiled
 from privml.lock.datafiles import changed, data_of
@@ -19,7 +19,7 @@ from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.lockfile import read_tools_lock
 from privml.lock.modelrecord import Volume
-from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, VendorFile, Wheel
+from privml.lock.models import Firmware, Lock, LockFile, Package, ToolsLock, Tree, VendorFile, Wheel
 from privml.lock.modelsources import bring_volumes, local_changes, models_of
 from privml.lock.record import parse_time
 from privml.lock.requirements import requirements_of, same_requirements

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.events.configuration import Rtmr3
 from privml.events.volumes import Slot, slots
-from privml.lock.archiverecord import AddedArchive, Archive
+from privml.lock.archiverecord import AddedArchive, Archive, Base
 from privml.lock.modelrecord import Data, HubSource, LocalSource, Model, ModelFile, UrlSource, Volume, WheelSource
 from privml.lock.record import Label, PackageName, Record, RelativePath, Sha256, Size, Text, Version
-from privml.recipe import distributions, drivers, tees
-from privml.recipe.distributions import DISTRIBUTIONS
+from privml.recipe import drivers, tees
 from privml.recipe.drivers import DRIVERS
 from privml.recipe.fabrics import Fabric
 
@@ -214,33 +213,6 @@ class Tree(Record):
         ordered = sorted(files, key=lambda file: file.path)
         content = strictjson.canonical([file.model_dump(mode="json") for file in ordered])
         return Tree(sha256=hashlib.sha256(content).hexdigest(), files=tuple(ordered))
-
-
-class Base(Record):
-    """The distribution and release that packages were resolved from."""
-
-    distribution: Annotated[Text, WithJsonSchema({"enum": list(DISTRIBUTIONS)})]
-    release: Annotated[
-        Text, WithJsonSchema({"enum": sorted({n for each in DISTRIBUTIONS.values() for n in each.releases})})
-    ]
-
-    @model_validator(mode="after")
-    def _known(self) -> Base:
-        known = DISTRIBUTIONS.get(self.distribution)
-        if known is None or self.release not in known.releases:
-            names = [f"{each.name} {release}" for each in DISTRIBUTIONS.values() for release in each.releases]
-            raise ValueError(f"got {self.distribution} {self.release}, expected {' or '.join(names)}")
-        return self
-
-    @property
-    def record(self) -> distributions.Base:
-        """The records of distribution and release."""
-        return distributions.base(self.distribution, self.release)
-
-    @staticmethod
-    def of(base: distributions.Base) -> Base:
-        """The names of ``base``."""
-        return Base(distribution=base.distribution.name, release=base.release.codename)
 
 
 class LockFile(Record):

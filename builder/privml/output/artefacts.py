@@ -1,4 +1,4 @@
-"""The artefacts of an image: their names, and checks against the manifest."""
+"""The artefacts of an image: their names, their record in the manifest, and checks against it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import BuildError
+from privml.base.errors import BuildError, EvidenceError
 from privml.base.files import sha256_file
+from privml.base.strictjson import Fields
 from privml.events import volumes
 
 UKI = "uki.efi"
@@ -16,6 +17,7 @@ DISK = "disk.raw"
 """The one disk of an image that boots from it, assembled from the UKI and the volumes."""
 FIRMWARE: Mapping[str, str] = {"tdx": "firmware.fd", "snp": "firmware-snp.fd"}
 """The file of the firmware that starts a guest, for each TEE."""
+MAX_ARTEFACTS = 64
 _AGAIN = "build it again with `privml-build image NAME`"
 
 
@@ -25,6 +27,21 @@ class Artefact:
 
     sha256: str
     size: int
+
+
+def artefacts_from(fields: Fields) -> dict[str, Artefact]:
+    """Decode the member ``artefacts`` of a manifest; ``EvidenceError`` if it is malformed."""
+    names = sorted(fields.names())
+    if len(names) > MAX_ARTEFACTS:
+        raise EvidenceError(f"{fields.path}: {len(names)} artefacts, expected at most {MAX_ARTEFACTS}")
+    found = {}
+    for name in names:
+        if "/" in name or name in ("", ".", "..") or not name.isprintable():
+            raise EvidenceError(f"{fields.path}: `{name[:80]}` is not a plain file name")
+        inner = fields.fields(name)
+        found[name] = Artefact(inner.hexadecimal("sha256", 32).hex(), inner.integer("size"))
+        inner.end()
+    return found
 
 
 def is_volume(name: str) -> bool:

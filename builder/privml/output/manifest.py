@@ -7,24 +7,22 @@ The file is canonical JSON; predictions refer to it by its SHA-256. Contract: do
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent, boots, network, volumes
 from privml.events.agent import DATA, ENGINE, GPU_READY, KEYS, MODEL, AgentEvent
-from privml.events.crypt import Crypt
 from privml.events.registers import REGISTERS
 from privml.events.stages import KEY_RELEASE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
-from privml.events.volumes import Kind
 from privml.machine.platform import Size
-from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact
-from privml.output.signature import Signature, signature_from
+from privml.output.artefacts import DISK, ROOT, UKI, Artefact, artefacts_from
+from privml.output.contents import Data, Engine, Firmware, Model, Package
 from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.gpus import Gpus
 from privml.statement.predicate import purposes_from
@@ -33,81 +31,7 @@ FILE = "manifest.json"
 FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
-MAX_ARTEFACTS = 64
 _WITHOUT_TEE = "tdx"
-
-
-@dataclass(frozen=True)
-class Firmware:
-    """``file`` is an artefact, ``derived_from`` the hex SHA-256 of the original binary."""
-
-    file: str
-    derived_from: str
-
-
-class _InVolume:
-    """What models and data have in common."""
-
-    crypt: Crypt | None
-
-    @property
-    def key(self) -> str:
-        """In words, the key of an encrypted volume; empty for one that is not encrypted."""
-        crypt = self.crypt
-        return "" if crypt is None else f"`{crypt.resource}`, generation {crypt.generation}, of broker {crypt.broker}"
-
-
-@dataclass(frozen=True)
-class Model(_InVolume):
-    """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters.
-
-    ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit. The file has no
-    ``signature`` for a model without one. ``crypt`` is None for a volume that is not encrypted.
-    """
-
-    name: str
-    volume: str
-    format: str
-    verity: Verity
-    source: str
-    revision: str | None
-    licence: str | None
-    signature: Signature | None = None
-    crypt: Crypt | None = None
-    kind: ClassVar[Kind] = volumes.MODEL
-
-
-@dataclass(frozen=True)
-class Data(_InVolume):
-    """Data of the services: its name, its volume's file, the volume's parameters, and its source in the recipe.
-
-    ``crypt`` is None for a volume that is not encrypted.
-    """
-
-    name: str
-    volume: str
-    verity: Verity
-    source: str
-    crypt: Crypt | None = None
-    kind: ClassVar[Kind] = volumes.DATA
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The engine that runs the models, and its package version."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True)
-class Package:
-    """One package of the root; ``sha256`` (hex) is of its file."""
-
-    name: str
-    version: str
-    architecture: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -196,16 +120,7 @@ class Manifest:
         """Encode as canonical JSON."""
         late: dict[str, object] = {"network": [card.to_dict() for card in self.network]} if self.network else {}
         if self.data:
-            late["data"] = [
-                {
-                    "name": data.name,
-                    "volume": data.volume,
-                    "source": data.source,
-                    "verity": data.verity.to_dict(),
-                    "crypt": None if data.crypt is None else data.crypt.to_dict(),
-                }
-                for data in self.data
-            ]
+            late["data"] = [data.to_dict() for data in self.data]
         return canonical(
             {
                 "format": FORMAT,
@@ -221,20 +136,7 @@ class Manifest:
                 "kernel": self.kernel,
                 "root": self.root.to_dict(),
                 "firmware": {tee: vars(firmware) for tee, firmware in self.firmware.items()},
-                "models": [
-                    {
-                        "name": model.name,
-                        "volume": model.volume,
-                        "format": model.format,
-                        "source": model.source,
-                        "revision": model.revision,
-                        "licence": model.licence,
-                        "verity": model.verity.to_dict(),
-                        "crypt": None if model.crypt is None else model.crypt.to_dict(),
-                        **({} if model.signature is None else {"signature": model.signature.to_dict()}),
-                    }
-                    for model in self.models
-                ],
+                "models": [model.to_dict() for model in self.models],
                 "engine": self.engine and vars(self.engine),
                 "gpus": None if self.gpus is None else self.gpus.to_dict(),
                 "exceptions": [each.to_dict() for each in self.exceptions],
@@ -270,15 +172,15 @@ def decode(data: bytes) -> Manifest:
         kernel=top.text("kernel"),
         root=Verity.from_fields(top.fields("root")),
         firmware=_firmware(top.fields("firmware")),
-        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=volumes.MODEL.most))),
+        models=tuple(map(Model.from_fields, _objects("models", top.array("models", limit=volumes.MODEL.most)))),
         engine=_engine(top.fields_or_null("engine")),
         config_sha256=top.hexadecimal("config_sha256", 32).hex(),
         agent_events=events,
         purposes=purposes_from(top.fields("purposes"), len(events)),
-        artefacts=_artefacts(top.fields("artefacts")),
+        artefacts=artefacts_from(top.fields("artefacts")),
         platforms=tuple(_text(item, "manifest.platforms") for item in top.array("platforms")),
-        shapes=tuple(_shape(item, n) for n, item in enumerate(top.array("shapes"))),
-        packages=tuple(_package(item, n) for n, item in enumerate(top.array("packages"))),
+        shapes=tuple(map(_shape, _objects("shapes", top.array("shapes")))),
+        packages=tuple(map(Package.from_fields, _objects("packages", top.array("packages")))),
         origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
         exceptions=exceptions_from(top.array("exceptions", limit=MAX_EXCEPTIONS), "manifest.exceptions"),
         network=_network(top),
@@ -353,97 +255,34 @@ def read(directory: Path) -> Manifest:
         ) from error
 
 
+def _objects(name: str, items: list[Any]) -> Iterator[Fields]:
+    """The objects of the array ``name``."""
+    for number, item in enumerate(items):
+        yield Fields(item, f"manifest.{name}[{number}]")
+
+
 def _firmware(fields: Fields) -> dict[str, Firmware]:
-    found = {}
-    for tee in [tee for tee in REGISTERS if fields.has(tee)]:
-        inner = fields.fields(tee)
-        found[tee] = Firmware(inner.text("file", limit=128), inner.hexadecimal("derived_from", 32).hex())
-        inner.end()
+    found = {tee: Firmware.from_fields(fields.fields(tee)) for tee in REGISTERS if fields.has(tee)}
     fields.end()
     if not found:
         raise EvidenceError("manifest.firmware: empty, expected at least one TEE")
     return found
 
 
-def _model(item: Any, number: int) -> Model:
-    fields = Fields(item, f"manifest.models[{number}]")
-    model = Model(
-        fields.text("name"),
-        fields.text("volume", limit=128),
-        fields.text("format", limit=64),
-        Verity.from_fields(fields.fields("verity")),
-        fields.text("source"),
-        fields.text_or_null("revision"),
-        fields.text_or_null("licence"),
-        signature_from(fields.fields("signature")) if fields.has("signature") else None,
-        _crypt(fields.fields_or_null("crypt")),
-    )
-    fields.end()
-    return model
-
-
 def _data(top: Fields) -> tuple[Data, ...]:
     if not top.has("data"):
         return ()
-    found = []
-    for number, item in enumerate(top.array("data", limit=volumes.DATA.most)):
-        fields = Fields(item, f"manifest.data[{number}]")
-        found.append(
-            Data(
-                fields.text("name"),
-                fields.text("volume", limit=128),
-                Verity.from_fields(fields.fields("verity")),
-                fields.text("source"),
-                _crypt(fields.fields_or_null("crypt")),
-            )
-        )
-        fields.end()
-    return tuple(found)
-
-
-def _crypt(fields: Fields | None) -> Crypt | None:
-    return None if fields is None else Crypt.from_fields(fields)
+    return tuple(map(Data.from_fields, _objects("data", top.array("data", limit=volumes.DATA.most))))
 
 
 def _engine(fields: Fields | None) -> Engine | None:
-    if fields is None:
-        return None
-    engine = Engine(fields.text("name", limit=64), fields.text("version", limit=128))
-    fields.end()
-    return engine
+    return None if fields is None else Engine.from_fields(fields)
 
 
-def _artefacts(fields: Fields) -> dict[str, Artefact]:
-    names = sorted(fields.names())
-    if len(names) > MAX_ARTEFACTS:
-        raise EvidenceError(f"{fields.path}: {len(names)} artefacts, expected at most {MAX_ARTEFACTS}")
-    found = {}
-    for name in names:
-        if "/" in name or name in ("", ".", "..") or not name.isprintable():
-            raise EvidenceError(f"{fields.path}: `{name[:80]}` is not a plain file name")
-        inner = fields.fields(name)
-        found[name] = Artefact(inner.hexadecimal("sha256", 32).hex(), inner.integer("size"))
-        inner.end()
-    return found
-
-
-def _shape(item: Any, number: int) -> Size:
-    fields = Fields(item, f"manifest.shapes[{number}]")
+def _shape(fields: Fields) -> Size:
     shape = Size(fields.integer("vcpus", low=1), fields.integer("memory", low=1))
     fields.end()
     return shape
-
-
-def _package(item: Any, number: int) -> Package:
-    fields = Fields(item, f"manifest.packages[{number}]")
-    package = Package(
-        fields.text("name"),
-        fields.text("version"),
-        fields.text("architecture"),
-        fields.hexadecimal("sha256", 32).hex(),
-    )
-    fields.end()
-    return package
 
 
 def _gpus(fields: Fields | None) -> Gpus | None:
@@ -460,23 +299,3 @@ def _text(item: Any, path: str) -> str:
     if not isinstance(item, str):
         raise EvidenceError(f"{path}: expected a string")
     return item
-
-
-__all__ = [
-    "DISK",
-    "FILE",
-    "FIRMWARE",
-    "FORMAT",
-    "ROOT",
-    "UKI",
-    "Artefact",
-    "Data",
-    "Engine",
-    "Firmware",
-    "Manifest",
-    "Model",
-    "Package",
-    "Signature",
-    "decode",
-    "read",
-]

@@ -1,20 +1,75 @@
-"""The fields of a recipe as comparable text: after ``extends``, with their defaults, named as in messages."""
+"""A recipe's effective content, which is after ``extends``: its digest, and its fields as comparable text.
+
+The text has the fields' defaults, and their names as in messages.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privml.base.sizes import size_text
 from privml.base.strictjson import canonical
 from privml.engines.registry import ENGINES
-from privml.recipe.models import Agent
+from privml.events.boots import DIRECT
+from privml.recipe.agent import Agent
+from privml.recipe.models import Content
 from privml.recipe.section import MEMORY_UNITS
 
 NONE = "none"
 """What is shown for a field that has no value."""
 _SIZES = ("memory", "scratch")
 """Fields that hold bytes and are written as 64MiB."""
+
+
+def effective_of(content: Content) -> dict[str, Any]:
+    """The effective content, without unused fields that came to schema 2 later: recipes without them keep their
+    digests.
+    """
+    effective = content.model_dump(mode="json", by_alias=True)
+    kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
+    for model in (effective["inference"] or {"models": []})["models"]:
+        for name in [name for name in ("chat_template", "signature", "encrypt") if model[name] is None]:
+            del model[name]
+    if effective["gpu"] is not None:
+        _without_unused_fabric(effective["gpu"])
+    services = {
+        name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
+        for name, service in effective["services"].items()
+    }
+    added = Agent.late()
+    agent = {key: value for key, value in effective["agent"].items() if key not in added or value != added[key]}
+    late = (
+        "archives",
+        "data",
+        "exceptions",
+        "files",
+        "gpu",
+        "keys",
+        "network",
+        "packages",
+        "programs",
+        "python",
+        "root",
+        "sysctl",
+    )
+    found = {key: value for key, value in effective.items() if value or key not in late}
+    if found["boot"] == DIRECT:
+        del found["boot"]
+    return found | {"agent": agent, "kernel": kernel, "services": services}
+
+
+def _without_unused_fabric(gpu: dict[str, Any]) -> None:
+    if not gpu["ppcie"]:
+        del gpu["ppcie"]
+    if gpu["driver"]["fabric"] is None:
+        del gpu["driver"]["fabric"]
+
+
+def digest_of(effective: Mapping[str, Any]) -> str:
+    """The digest of a recipe from its ``effective`` content and files."""
+    return hashlib.sha256(canonical(dict(effective))).hexdigest()
 
 
 def fields_of(content: Mapping[str, Any]) -> dict[str, str]:

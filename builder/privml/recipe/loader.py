@@ -1,4 +1,4 @@
-"""Find, read and check recipes and platforms."""
+"""Find and read recipes and platforms."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
-from privml.engines.registry import engine_named
-from privml.events import network
-from privml.events.boots import DIRECT
-from privml.events.variants import PRODUCTION
-from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python, volumes
+from privml.recipe import consistency, document, migration
 from privml.recipe.document import Document, Mark
+from privml.recipe.effective import digest_of, effective_of
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.gceplatform import KIND, GcePlatformFile
 from privml.recipe.hardware import Device
-from privml.recipe.models import Agent, Content
+from privml.recipe.models import Content
 from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
 from privml.recipe.platform import MOST, PlatformFile
 from privml.recipe.validation import mark_of, validate
@@ -164,57 +160,10 @@ def load(path: Path) -> Recipe:
         source = document.merged(_without_extends(own), parent, joint)
     _refuse_old(path, own, parent)
     content = validate(source, Content)
-    _check_packages(content, source)
+    consistency.check(content, source)
     if not content.devices:
         content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
-    effective = _without_unused(content.model_dump(mode="json", by_alias=True))
-    return Recipe(name_of(path), path, content, {"content": effective, "files": files}, source)
-
-
-def digest_of(effective: Mapping[str, Any]) -> str:
-    """The digest of a recipe from its ``effective`` content and files."""
-    return hashlib.sha256(strictjson.canonical(dict(effective))).hexdigest()
-
-
-def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
-    """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
-    kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
-    for model in (effective["inference"] or {"models": []})["models"]:
-        for name in [name for name in ("chat_template", "signature", "encrypt") if model[name] is None]:
-            del model[name]
-    if effective["gpu"] is not None:
-        _without_unused_fabric(effective["gpu"])
-    services = {
-        name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
-        for name, service in effective["services"].items()
-    }
-    added = Agent.late()
-    agent = {key: value for key, value in effective["agent"].items() if key not in added or value != added[key]}
-    late = (
-        "archives",
-        "data",
-        "exceptions",
-        "files",
-        "gpu",
-        "keys",
-        "network",
-        "packages",
-        "programs",
-        "python",
-        "root",
-        "sysctl",
-    )
-    found = {key: value for key, value in effective.items() if value or key not in late}
-    if found["boot"] == DIRECT:
-        del found["boot"]
-    return found | {"agent": agent, "kernel": kernel, "services": services}
-
-
-def _without_unused_fabric(gpu: dict[str, Any]) -> None:
-    if not gpu["ppcie"]:
-        del gpu["ppcie"]
-    if gpu["driver"]["fabric"] is None:
-        del gpu["driver"]["fabric"]
+    return Recipe(name_of(path), path, content, {"content": effective_of(content), "files": files}, source)
 
 
 class OldSchema(RecipeProblems):
@@ -336,68 +285,6 @@ def _without_extends(own: Document) -> Document:
     value = {key: item for key, item in own.value.items() if key != EXTENDS}
     marks = {path: mark for path, mark in own.marks.items() if path[:1] != (EXTENDS,)}
     return Document(value, marks)
-
-
-def _check_packages(content: Content, source: Document) -> None:
-    """Raise ``RecipeProblems`` for packages that the distribution's record or the variant does not allow."""
-    distribution, variant = content.base.record.distribution, content.variant
-    found = []
-
-    def refuse(path: document.Path, got: str, expected: str, rule: str = "") -> None:
-        mark = mark_of(path, source)
-        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.counterpart(path)}"
-        found.append(Finding(text, rule=rule, file=mark.file, line=mark.line))
-
-    def check_suite(path: document.Path, suite: str | None) -> None:
-        if suite is not None and suite not in distribution.suites:
-            refuse((*path, "suite"), suite, " or ".join(distribution.suites))
-
-    if not distribution.kernel.is_image(content.kernel.package):
-        refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
-    check_suite(("kernel",), content.kernel.suite)
-    for index, name in enumerate(content.packages):
-        if name.startswith("file:") or "/" in name:
-            continue
-        if distribution.kernel.is_kernel(name):
-            refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
-        elif content.variant == PRODUCTION and name in distribution.packages.forbidden:
-            refuse(("packages", index), name, f"none of {', '.join(distribution.packages.forbidden)}")
-    for tee, chosen in content.firmware.items():
-        allowed = [one.package for one in distribution.firmwares(tee, production=variant == PRODUCTION)]
-        if chosen.package not in allowed:
-            known = distribution.firmware_named(chosen.package, tee)
-            rule = "development-firmware" if known is not None else ""
-            expected = f"{' or '.join(allowed)} in a {variant} recipe"
-            refuse(("firmware", tee, "package"), chosen.package, expected, rule)
-        check_suite(("firmware", tee), chosen.suite)
-    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled, volumes))
-    for path, rule, text in (problem for group in problems for problem in group):
-        mark = mark_of(path, source)
-        said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
-        found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))
-    found += _too_many_models(content, source)
-    found += _of_network(content, source)
-    if found:
-        raise RecipeProblems(found)
-
-
-def _of_network(content: Content, source: Document) -> Iterator[Finding]:
-    for problem in network.problems(content.cards) if content.network else ():
-        path: document.Path = ("network", *problem.path)
-        mark = mark_of(path, source)
-        text = f"{document.spelled(path)}: {problem.text}{source.counterpart(path)}"
-        yield Finding(text, rule=problem.rule, file=mark.file, line=mark.line)
-
-
-def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
-    if content.inference is None:
-        return
-    engine, models = engine_named(content.inference.engine.name), content.inference.models
-    if len(models) > engine.max_models:
-        path: document.Path = ("inference", "models")
-        mark, names = mark_of(path, source), ", ".join(model.name for model in models)
-        text = f"inference.models: {engine.name} serves {engine.max_models}, got {len(models)}: {names}"
-        yield Finding(text + source.counterpart(path), file=mark.file, line=mark.line)
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile | GcePlatformFile]:

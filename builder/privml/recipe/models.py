@@ -1,4 +1,4 @@
-"""The fields of a recipe. These models are the reference for all fields."""
+"""The recipe as a whole. With the sections that it joins, it is the reference for all fields."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
 
-from privml.events import configuration, volumes
 from privml.events import network as cards_of
 from privml.events import services as own
+from privml.events import volumes
 from privml.events.boots import DIRECT, DISK, Boot
 from privml.events.variants import PRODUCTION, Variant
-from privml.recipe import distributions, tees
+from privml.recipe import tees
 from privml.recipe.added import AddedFile, DeclaredException
+from privml.recipe.agent import Agent
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.compression import DEFAULT, Root
 from privml.recipe.data import Data
-from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.encryption import Keys
-from privml.recipe.finding import RuleBroken
+from privml.recipe.foundation import Base, FirmwareOf, Kernel
 from privml.recipe.gpu import Gpu
 from privml.recipe.hardware import DEVICE_SCHEMA, Device, Shape, kind_and_count
 from privml.recipe.inference import Inference
@@ -41,187 +39,19 @@ from privml.recipe.section import (
     MACHINE,
     RECORDED,
     ROOT,
-    PackageName,
     Section,
     Slug,
     about,
     distinct,
     given,
-    one_of,
 )
 from privml.recipe.service import Service, ServiceName
-
-FIRST_PORT = 1024
-
-
-def _distribution(value: str) -> str:
-    return one_of(value, list(DISTRIBUTIONS))
-
-
-def _port(value: int) -> int:
-    if value < FIRST_PORT:
-        raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
-    return value
 
 
 def _some_firmware(value: dict[str, FirmwareOf]) -> dict[str, FirmwareOf]:
     if not value:
         raise ValueError(f"got nothing, expected the firmware of a TEE: {' or '.join(tees.BUILT)}")
     return value
-
-
-_KERNEL = TOOLS.distribution.kernel.image
-_KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())})[a-z0-9+.-]+$"
-
-
-class Base(Section):
-    """The distribution of the guest."""
-
-    distribution: Annotated[
-        str,
-        AfterValidator(_distribution),
-        about("The distribution.", TOOLS.distribution.name, ALL),
-        WithJsonSchema({"type": "string", "enum": list(DISTRIBUTIONS)}),
-    ]
-    release: Annotated[
-        str,
-        about("The release, by its code name.", TOOLS.release.codename, ALL),
-        WithJsonSchema(
-            {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.releases})}
-        ),
-    ]
-
-    @field_validator("release")
-    @classmethod
-    def _of_the_distribution(cls, value: str, info: ValidationInfo) -> str:
-        known = DISTRIBUTIONS.get(info.data.get("distribution", ""))
-        return value if known is None else one_of(value, list(known.releases))
-
-    @property
-    def record(self) -> distributions.Base:
-        """The records of distribution and release."""
-        return distributions.base(self.distribution, self.release)
-
-
-Suite = Annotated[
-    str,
-    StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=64),
-    WithJsonSchema(
-        {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.suites})}
-    ),
-]
-_LEFT_OUT = given("a suite; leave it out for the release's own")
-
-
-class Kernel(Section):
-    """The guest's kernel."""
-
-    package: Annotated[
-        PackageName,
-        about(
-            "The kernel's package; a metapackage is followed when the lock is made.", f"{_KERNEL}cloud-amd64", ROOT
-        ),
-        WithJsonSchema({"type": "string", "maxLength": 100, "pattern": _KERNELS}),
-    ]
-    suite: Annotated[
-        Suite | None,
-        _LEFT_OUT,
-        about("The suite of the kernel, if not the release's own; other packages are not affected.", "sid", ROOT),
-    ] = None
-    modules: Annotated[
-        list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]],
-        about("Further kernel modules that the guest loads before it closes module loading.", "[tcp_bbr]", ROOT),
-        Field(max_length=32),
-    ] = Field(default_factory=list)
-    options: Annotated[
-        list[
-            Annotated[
-                str, StringConstraints(pattern=r"^[a-z0-9_-][a-z0-9_.-]*(=[A-Za-z0-9_.,:@/+-]*)?$", max_length=100)
-            ]
-        ],
-        about("Further words of the measured kernel command line.", "[transparent_hugepage=never]", ROOT),
-        Field(max_length=32),
-    ] = Field(default_factory=list)
-
-
-class FirmwareOf(Section):
-    """The firmware that starts a guest of one TEE."""
-
-    package: Annotated[
-        PackageName,
-        about(
-            "The firmware's package; production requires one made for the TEE, because others trust the VMM.",
-            next(TOOLS.distribution.firmwares(tees.BUILT[0], production=True)).package,
-            FIRMWARE,
-        ),
-    ]
-    suite: Annotated[
-        Suite | None,
-        _LEFT_OUT,
-        about("The suite of the firmware, if not the release's own.", "sid", FIRMWARE),
-    ] = None
-
-
-class Agent(Section):
-    """The boot agent's server."""
-
-    listen: Annotated[
-        int,
-        AfterValidator(_port),
-        about("The guest's TCP port, from 1024.", 8443, CONFIG, le=65535),
-        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535}),
-    ]
-    max_concurrency: Annotated[
-        int, about("Maximum number of concurrent answers; further callers get status 429.", 64, CONFIG, ge=1, le=1024)
-    ]
-    per_address: Annotated[
-        int,
-        about(
-            "How many handshakes, and how many attestation documents, one network address (IPv6: a /64) may have in "
-            "progress; 0 for no limit, for a guest that sees only the address of a balancer or terminator.",
-            64,
-            CONFIG,
-            ge=0,
-            le=configuration.MAX_PER_ADDRESS,
-        ),
-    ] = configuration.PER_ADDRESS
-    metrics: Annotated[
-        bool,
-        about(
-            "Whether anyone may read counts of connections and requests at /metrics, as of the last whole minute.",
-            True,
-            CONFIG,
-        ),
-    ] = False
-    callers: Annotated[
-        configuration.Callers,
-        about(
-            "Who may use engine and services: `open`, whoever connects; `outer`, whoever the TLS terminator in front "
-            "lets in, by sealed requests only; `tokens`, whoever has a token of the issuer.",
-            configuration.TOKENS,
-            CONFIG,
-        ),
-    ] = configuration.OPEN
-    issuer: Annotated[
-        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None,
-        given("a public key; leave it out unless `callers` is `tokens`"),
-        about(
-            "The Ed25519 public key that signs callers' tokens.",
-            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
-            CONFIG,
-        ),
-    ] = None
-
-    @model_validator(mode="after")
-    def _with_an_issuer(self) -> Agent:
-        if (self.callers == configuration.TOKENS) != (self.issuer is not None):
-            raise ValueError(f"expected `issuer` with `callers: {configuration.TOKENS}`, and only then")
-        return self
-
-    @classmethod
-    def late(cls) -> dict[str, object]:
-        """The defaults of the fields that were added to schema 2 later."""
-        return {name: field.default for name, field in cls.model_fields.items() if not field.is_required()}
 
 
 class Content(Section):

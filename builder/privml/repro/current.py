@@ -11,6 +11,7 @@ from privml.base import strictjson
 from privml.base.files import sha256_file
 from privml.image import provenance, sbom
 from privml.output import manifest as manifests
+from privml.output.artefacts import ROOT
 
 FORMAT = "privml-current/v2"
 DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
@@ -70,7 +71,7 @@ def of(directory: Path) -> bytes:
             "name": manifest.name,
             "refreshed": manifest.refreshed,
             "root_hashes": {
-                manifests.ROOT: manifest.root.root_hash.hex(),
+                ROOT: manifest.root.root_hash.hex(),
                 **{each.volume: each.verity.root_hash.hex() for each in manifest.filled},
             },
             "files": {name: sha256_file(directory / name) for name in (*manifest.artefacts, *DOCUMENTS)},

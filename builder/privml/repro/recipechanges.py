@@ -18,9 +18,9 @@ from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
 from privml.recipe import tees
 from privml.recipe.document import MAX_BYTES
-from privml.recipe.effective import NONE, fields_of
+from privml.recipe.effective import NONE, digest_of, fields_of
 from privml.recipe.fields import PLATFORM, fact_named, facts, leaves
-from privml.recipe.loader import EXTENDS, digest_of
+from privml.recipe.loader import EXTENDS
 from privml.repro.change import FIELD, NAME, TEXT, Change, limited, lower
 
 _MAX_RECORD = 16 << 20
