@@ -28,8 +28,8 @@ from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
 from privml.recipe.python import VARIABLE
 from privml.repro.change import BY_UKI, FIELD, MAYBE, NAME, Change
-from privml.repro.compare import CONFIG
 from privml.repro.recipechanges import Side
+from privml.repro.treecomparison import CONFIG
 
 _INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "gpu", "variant")
 # Files that tools derive from everything that is installed, and the fields that decide what is.
