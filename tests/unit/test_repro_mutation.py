@@ -10,10 +10,11 @@ import pytest
 from repro_faults import TREE_FAULTS, put
 
 from privml.repro.causes import FOLLOWS, OUTSIDE, TABLE, TREE, Symptom, name_cause
-from privml.repro.compare import Comparer
+from privml.repro.findings import Findings
 from privml.repro.layers import Layer, Report
 from privml.repro.owners import Owners
 from privml.repro.tree import Entry, FileTree, read_cpio, read_tree
+from privml.repro.treecomparison import TreeComparer
 
 EPOCH = 1_700_000_000
 
@@ -38,10 +39,10 @@ def settle(root: Path) -> None:
 
 
 def compared(one: FileTree, two: FileTree, owners: Owners | None = None, surroundings=None) -> Report:
-    work = Comparer((Path("a"), Path("b")), lambda *_: None, owners or Owners(), surroundings or {})
-    work.trees("root.raw", one, two)
-    work.count(Layer.BYTES)
-    return Report(tuple(work.findings), work.compared, {})
+    findings = Findings(owners or Owners())
+    TreeComparer(findings, surroundings or {}).compare("root.raw", one, two)
+    findings.count(Layer.BYTES)
+    return Report(tuple(findings.mismatches), findings.compared, {})
 
 
 class OneOwner(Owners):

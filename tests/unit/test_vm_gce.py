@@ -49,7 +49,8 @@ from privml.store.objects import Store
 from privml.verify.bare import Finding, Origin
 from privml.verify.verdict import Refusal
 from privml.vm import gce as machines
-from privml.vm.gcelearn import LearntGce, NotLearntError, learn
+from privml.vm.gcecapture import NotLearntError
+from privml.vm.gcelearn import LearntGce, learn
 from privml.vm.predicted import ImagePredictor, predict_image
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"

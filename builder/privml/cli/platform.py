@@ -24,7 +24,7 @@ from privml.machine import commandline
 from privml.machine.matrix import memory_sizes, vcpu_counts
 from privml.machine.platform import PageOrder
 from privml.store.objects import Store
-from privml.vm import foreign, gcelearn, libvirt
+from privml.vm import foreign, gcecapture, gcelearn, libvirt
 from privml.vm.learn import bars_below, identity
 from privml.vm.learn import learn as learn_platform
 
@@ -173,7 +173,7 @@ def _learn_gce(
     read = [(str(one), read_start(one, captures.MAX_SIZE)) for one in archives]
     try:
         found = gcelearn.learn(name, endorsed, read)
-    except gcelearn.NotLearntError as error:
+    except gcecapture.NotLearntError as error:
         show(*error.shown)
         raise
     signed = _signed(read, collateral_file, now)

@@ -10,24 +10,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from privml.base.errors import UsageError, printable
+from privml.base.errors import UsageError
 from privml.base.sizes import MAX_VCPUS
 from privml.machine import spellings as known
-from privml.machine.platform import KINDS, MEMORY, Device, Size
+from privml.machine.platform import Device, Size
 from privml.machine.qemuopts import MAX_WORD, pairs
-
-BarsOf = Callable[[str], tuple[int, ...]]
-"""The sizes of the 64-bit prefetchable BARs of the card with a PCI address; empty if this machine has none."""
+from privml.machine.rootbus import BarsOf, Gathered, RootBus, shown
 
 _MAX_WORDS = 1024
-_SLOTS = range(1, 31)
-_SHOWN = 120
 _TDX = "tdx-guest"
-_PORT = "pcie-root-port"
 _MIB = 1 << 20
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ADDRESS = re.compile(r"(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _ON = ("on", "true", "yes")
 
 
@@ -62,31 +56,24 @@ def read(
     ``identity`` is that of the host's CPU, as properties of ``-cpu``, for a machine that has it. ``from_disk``: it
     boots from its first disk, and not the UKI of ``-kernel``.
     """
-    reader = _Reader(bars_of, dict(identity), from_disk)
+    gathered = Gathered()
+    reader = _Reader(gathered, RootBus(gathered, bars_of), dict(identity), from_disk)
     reader.read(words)
-    if reader.problems:
-        lines = "\n".join(f"  {problem}" for problem in reader.problems)
+    if gathered.problems:
+        lines = "\n".join(f"  {problem}" for problem in gathered.problems)
         raise UsageError(
             f"this machine cannot be predicted:\n{lines}", hint="change the command line and learn it again"
         )
     return reader.found()
 
 
-def _shown(text: str) -> str:
-    return printable(text[:_SHOWN])
-
-
 @dataclass
 class _Reader:
-    bars_of: BarsOf
+    gathered: Gathered
+    bus: RootBus
     identity: dict[str, str]
     from_disk: bool = False
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    own: list[str] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
-    devices: list[Device] = field(default_factory=list)
-    ports: dict[str, int] = field(default_factory=dict)
     boot: dict[str, str] = field(default_factory=dict)
     globals: dict[str, str] = field(default_factory=dict)
     machine: str = ""
@@ -103,7 +90,7 @@ class _Reader:
     cpu: bool = False
 
     def problem(self, what: str, why: str) -> None:
-        self.problems.append(f"`{_shown(what)}`: {why}")
+        self.gathered.problem(what, why)
 
     def read(self, words: Sequence[str]) -> None:
         if len(words) > _MAX_WORDS or any(len(word) > MAX_WORD for word in words):
@@ -153,13 +140,13 @@ class _Reader:
                 self.supported_by = text
             elif name == "kvm-type":
                 if text != "tdx":
-                    self.problem(what, f"kvm-type={_shown(text)}, expected a TD")
+                    self.problem(what, f"kvm-type={shown(text)}, expected a TD")
             elif (name, text) in (("usb", "off"), ("acpi", "on")):
                 continue
             elif name in known.MACHINE_OPTIONS:
                 self.options[name] = "on" if text in _ON else "off" if text in ("no", "false") else text
             elif name not in known.MACHINE_HOST:
-                self.problem(what, f"the machine option {_shown(name)} is not known: leave it out")
+                self.problem(what, f"the machine option {shown(name)} is not known: leave it out")
 
     def on_cpu(self, what: str, value: str) -> None:
         self.cpu = True
@@ -173,10 +160,10 @@ class _Reader:
             elif name == "pdpe1gb" and text in _ON and not key.startswith("-"):
                 continue
             elif name not in known.CPU_HOST and not name.startswith("kvm-"):
-                self.problem(what, f"the CPU property {_shown(name)} is not known: leave it out")
+                self.problem(what, f"the CPU property {shown(name)} is not known: leave it out")
         left = [name for name in known.IDENTITY if name not in self.identity]
         if left:
-            of = "the host's CPU" if model in ("host", "max") else f"the model {_shown(model)} of one QEMU version"
+            of = "the host's CPU" if model in ("host", "max") else f"the model {shown(model)} of one QEMU version"
             self.problem(what, f"{', '.join(left)} are those of {of}, and in the tables: name them with --cpu")
 
     def on_smp(self, what: str, value: str) -> None:
@@ -211,14 +198,14 @@ class _Reader:
         kind = found.get("qom-type", "")
         if kind != _TDX:
             if kind not in known.OBJECTS:
-                self.problem(what, f"the object {_shown(kind)} is not known: leave it out")
+                self.problem(what, f"the object {shown(kind)} is not known: leave it out")
             return
         self.guest = found.get("id", "")
         if found.pop("debug", "off") in _ON:
             self.problem(what, "a TD with debug=on is refused by every verifier: leave it out")
         unknown = sorted(set(found) - known.GUEST)
         if unknown:
-            self.problem(what, f"the property {_shown(unknown[0])} of a TD is not known: leave it out")
+            self.problem(what, f"the property {shown(unknown[0])} of a TD is not known: leave it out")
 
     def on_drive(self, what: str, value: str) -> None:
         kind = dict(pairs(value, "file")).get("if", "")
@@ -236,8 +223,8 @@ class _Reader:
         self.uuid = value.lower()
         if not _UUID.fullmatch(self.uuid):
             self.problem(what, "expected a UUID")
-        self.notes.append(f"the UUID {_shown(value)} is measured into RTMR0: this platform is of one machine")
-        self.own += ["-uuid", self.uuid]
+        self.gathered.notes.append(f"the UUID {shown(value)} is measured into RTMR0: this platform is of one machine")
+        self.gathered.words += ["-uuid", self.uuid]
 
     def on_boot(self, what: str, value: str) -> None:
         for key, text in pairs(value, "order"):
@@ -250,12 +237,12 @@ class _Reader:
             if key in known.GLOBALS:
                 self.globals[key] = text
             elif key not in known.GLOBALS_HOST:
-                self.problem(what, f"the effect of {_shown(key)} on the tables is not known: leave it out")
+                self.problem(what, f"the effect of {shown(key)} on the tables is not known: leave it out")
 
     def on_fw_cfg(self, what: str, value: str) -> None:
         name = dict(pairs(value, "name")).get("name", "")
         if not name.startswith("opt/") or name.startswith(("opt/ovmf/", "opt/org.tianocore/")):
-            self.problem(what, f"{_shown(name)} changes what firmware does or measures: leave it out")
+            self.problem(what, f"{shown(name)} changes what firmware does or measures: leave it out")
 
     def on_device(self, what: str, value: str) -> None:
         found = dict(pairs(value, "driver"))
@@ -264,100 +251,8 @@ class _Reader:
             self.serials += 1
             if int(found.get("index", "0")) != 0:
                 self.problem(what, "expected the first serial port, index=0")
-        elif driver == _PORT:
-            self.port(what, found)
-        elif driver == KINDS[MEMORY].driver:
-            self.card(what, found)
         else:
-            kinds = {kind.driver: name for name, kind in KINDS.items()} | {
-                kind.driver.removesuffix("-pci"): name for name, kind in KINDS.items()
-            }
-            for suffix in ("-non-transitional", "-transitional"):
-                driver = driver.removesuffix(suffix)
-            if driver in kinds:
-                self.virtio(what, kinds[driver], found)
-            else:
-                modelled = ", ".join(sorted(kind.driver for kind in KINDS.values()))
-                self.problem(what, f"a device that is not modelled: leave it out (modelled: {modelled})")
-
-    def virtio(self, what: str, kind: str, found: dict[str, str]) -> None:
-        unknown = sorted(set(found) - known.DEVICE_HOST - known.DEVICE_KEPT)
-        if unknown:
-            self.problem(what, f"the property {_shown(unknown[0])} is not known: leave it out")
-        rom = (
-            kind == "virtio-net" and found.get("rombar", "1") not in ("0", "off") and found.get("romfile", "-") != ""
-        )
-        if rom:
-            self.notes.append(
-                f"`{_shown(what)}`: its option ROM is measured outside a TD only; romfile= leaves it out"
-            )
-        index = found.get("bootindex")
-        slot = self.slot(what, found)
-        if slot:
-            self.devices.append(Device(kind, slot, rom=rom, bootindex=None if index is None else int(index)))
-        self.own_device(kind, found)
-
-    def own_device(self, kind: str, found: Mapping[str, str]) -> None:
-        """The device in its own words, but for the host's side of it."""
-        number = sum(device.kind == kind for device in self.devices)
-        words = [f"{key}={value}" for key, value in found.items() if key in known.DEVICE_KEPT]
-        if kind == "virtio-blk":
-            words.insert(0, f"drive=own-disk{number}")
-            self.own += ["-blockdev", f"driver=null-co,node-name=own-disk{number},size=1048576,read-only=on"]
-        if kind == "virtio-net":
-            words.insert(0, f"netdev=own-net{number}")
-            self.own += ["-netdev", f"user,id=own-net{number},restrict=on"]
-        driver = KINDS[kind].stand_in or KINDS[kind].driver
-        self.own += ["-device", ",".join([driver, *(word.replace(",", ",,") for word in words)])]
-
-    def port(self, what: str, found: dict[str, str]) -> None:
-        unknown = sorted(set(found) - {"id", "bus", "addr", "chassis", "slot", "port"})
-        if unknown:
-            self.problem(what, f"the property {_shown(unknown[0])} of a root port is not known: leave it out")
-        slot = self.slot(what, found)
-        self.ports[found.get("id", "")] = slot
-        chassis = found.get("chassis", str(slot))
-        self.own += ["-device", f"{_PORT},id={found.get('id', '')},chassis={chassis},bus=pcie.0,addr={slot:#x}"]
-
-    def card(self, what: str, found: dict[str, str]) -> None:
-        address = found.get("host", "")
-        slot = self.ports.pop(found.get("bus", ""), 0)
-        if not _ADDRESS.fullmatch(address):
-            self.problem(what, "expected host=DOMAIN:BUS:DEVICE.FUNCTION")
-            return
-        if not slot or int(found.get("addr", "0").partition(".")[0], 16):
-            self.problem(what, f"expected a {_PORT} of its own: -device {_PORT},id=P,bus=pcie.0,addr=N and bus=P")
-            return
-        bars = self.bars_of(address)
-        if not bars:
-            self.problem(
-                what, "its BARs are in the tables, and no such card is here: learn on the machine that has it"
-            )
-            return
-        self.notes.append(f"`{_shown(what)}`: that firmware places its BARs as those of stand-ins is not confirmed")
-        self.devices.append(Device(MEMORY, slot, bars=bars, port=True))
-        self.own += ["-device", f"{KINDS[MEMORY].stand_in},membar={bars[0]},bus={found['bus']},addr=0x0"]
-
-    def slot(self, what: str, found: Mapping[str, str]) -> int:
-        """The device's slot on the root bus; 0 if it is refused."""
-        taken = {device.slot for device in self.devices} | set(self.ports.values())
-        if found.get("bus", "pcie.0") != "pcie.0":
-            self.problem(
-                what, "behind a bridge: firmware reserves windows for it that are not modelled; use bus=pcie.0,addr=N"
-            )
-            return 0
-        text = found.get("addr")
-        if text is None:
-            return next((slot for slot in _SLOTS if slot not in taken), 0)
-        device, _, function = text.partition(".")
-        slot = int(device, 16)
-        if int(function or "0", 16) or slot not in _SLOTS:
-            self.problem(what, "expected function 0 of a slot from 0x1 to 0x1e")
-            return 0
-        if slot in taken:
-            self.problem(what, f"slot {slot:#x} has another device")
-            return 0
-        return slot
+            self.bus.add(what, driver, found)
 
     def whole(self) -> None:
         """What must be there, once all words are read."""
@@ -379,19 +274,16 @@ class _Reader:
                 f"expected a TD: -object {_TDX},id=ID and -machine confidential-guest-support=ID",
             ),
         }
-        self.problems += [f"`{what}`: {why}" for what, (there, why) in needs.items() if not there]
+        self.gathered.problems += [f"`{what}`: {why}" for what, (there, why) in needs.items() if not there]
         if self.serials > 1:
             self.problem("-serial", f"got {self.serials} serial ports, expected at most one")
-        if self.ports:
-            self.problem(next(iter(self.ports)), "an empty root port is not modelled: leave it out")
-        if not self.devices:
-            self.problem("-device", "expected at least the root's disk")
+        self.bus.whole()
 
     def found(self) -> CommandLine:
         options = {"hpet": "on", **known.TD_DEFAULTS, **self.options}
         left = [f"{key}={value}" for key, value in known.TD_DEFAULTS.items() if key not in self.options]
         if left:
-            self.notes.append(f"QEMU sets {', '.join(left)} in a TD: written out in the platform")
+            self.gathered.notes.append(f"QEMU sets {', '.join(left)} in a TD: written out in the platform")
         own = ["-nodefaults", "-no-user-config", "-display", "none", "-smp"]
         own += [f"{self.vcpus},sockets={self.vcpus},cores=1,threads=1" if self.sockets else str(self.vcpus)]
         if self.serials:
@@ -405,14 +297,14 @@ class _Reader:
             options=tuple(sorted(options.items())),
             identity=dict(self.identity),
             size=Size(self.vcpus, self.memory),
-            devices=tuple(sorted(self.devices, key=lambda one: one.slot)),
+            devices=tuple(sorted(self.bus.devices, key=lambda one: one.slot)),
             sockets=self.sockets,
             serial=self.serials > 0,
             uuid=self.uuid,
             boot=tuple(sorted(self.boot.items())),
             globals=tuple(sorted(self.globals.items())),
-            words=(*own, *self.own),
-            notes=tuple(self.notes),
+            words=(*own, *self.gathered.words),
+            notes=tuple(self.gathered.notes),
         )
 
 

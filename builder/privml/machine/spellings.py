@@ -1,6 +1,6 @@
 """The words of QEMU's command line that are known: which decide what is measured, and which belong to the host.
 
-Whatever is not here is refused by `commandline`, so that nothing that moves a register passes unseen.
+Whatever is not here is refused by `commandline` or `rootbus`, so that nothing that moves a register passes unseen.
 """
 
 from __future__ import annotations

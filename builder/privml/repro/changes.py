@@ -9,9 +9,9 @@ from privml.output.artefacts import FIRMWARE, ROOT, UKI
 from privml.output.manifest import Manifest
 from privml.repro.causes import FOLLOWS, INTENDED
 from privml.repro.change import BY_CONFIG, BY_UKI, KEY, SUPERBLOCK, Change, limited
-from privml.repro.compare import CONFIG
 from privml.repro.explainer import Explainer
 from privml.repro.layers import Layer, Mismatch, Report
+from privml.repro.treecomparison import CONFIG
 
 _ROOT_ARGUMENT = "privml.root"
 # Fields of a verity superblock that are also in the parameters that the guest opens the volume with.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
-from privml.base.errors import PrivmlError, UsageError, printable
+from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
 from privml.events import volumes
 from privml.events.gpt import Partition
@@ -28,25 +28,19 @@ from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.recipe import tees
 from privml.repro import disk, ukisections
-from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
-from privml.repro.external import LOOKS, Look
-from privml.repro.layers import Layer, Mismatch, Report, ordered
-from privml.repro.origins import origin_key
+from privml.repro.external import Look
+from privml.repro.findings import Findings
+from privml.repro.layers import Layer, Report
 from privml.repro.owners import Owners
-from privml.repro.tree import FileTree, read_cpio, read_trees
-from privml.repro.values import differing, differing_keys, where
+from privml.repro.tree import read_cpio, read_trees
+from privml.repro.treecomparison import Surroundings, TreeComparer
+from privml.repro.values import differing, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
 
-CONFIG = "etc/privml/config.json"
-"""The measured configuration in the root."""
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
-Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
-_MAX_CONFIG = 64 << 10
 _NOT_COMPARED = (INPUTS_FILE, PUBLISHED)
-# Symptoms in the layer of trees whose path is no path in a tree.
-_NOT_PATHS = ("package", "configuration")
 
 
 @dataclass
@@ -55,34 +49,10 @@ class Comparer:
 
     sides: tuple[Path, Path]
     opener: Opener
-    owners: Owners
-    surroundings: Surroundings
-    findings: list[Mismatch] = field(default_factory=list)
-    compared: dict[Layer, int] = field(default_factory=dict)
+    findings: Findings
+    trees: TreeComparer
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    origins: dict[str, str] = field(default_factory=dict)
     encrypted: set[str] = field(default_factory=set)
-    look: Look | None = None
-    looks: int = 0
-
-    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, detail: str = "") -> None:
-        """Record a difference with its cause, package and recipe line."""
-        path = symptom.path if layer is Layer.TREE and symptom.field not in _NOT_PATHS else ""
-        owner = self.owners.package(path) if path else "unknown"
-        origin = self.origins.get(origin_key(place, owner), "")
-        cause = name_cause(symptom)
-        self.findings.append(
-            Mismatch(layer, printable(place), what, printable(a), printable(b), cause, owner, origin, detail)
-        )
-
-    def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
-        """Record a difference outside a tree."""
-        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what))
-
-    def count(self, layer: Layer, number: int = 1) -> None:
-        """Count ``number`` compared items of a layer."""
-        self.compared[layer] = self.compared.get(layer, 0) + number
 
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
@@ -94,13 +64,13 @@ class Comparer:
         good = []
         for name in sorted({*listed[0], *listed[1], *required}):
             kinds = [_kind(paths.get(name)) for paths in listed]
-            self.count(Layer.BYTES)
+            self.findings.count(Layer.BYTES)
             if "missing" in kinds:
                 kind = "absent" if name in required else "surplus"
-                self.plain(Layer.BYTES, name, "presence", kinds[0], kinds[1], kind)
+                self.findings.plain(Layer.BYTES, name, "presence", kinds[0], kinds[1], kind)
             elif kinds != ["file", "file"]:
                 kind = "empty" if {*kinds} <= {"file", "empty"} else "kind"
-                self.plain(Layer.BYTES, name, "kind", kinds[0], kinds[1], kind)
+                self.findings.plain(Layer.BYTES, name, "kind", kinds[0], kinds[1], kind)
             else:
                 good.append(name)
         for name in good:
@@ -113,7 +83,7 @@ class Comparer:
 
     def raw(self) -> None:
         """Compare the bytes of every file and the fields of documents."""
-        explained = {finding.place.partition(":")[0] for finding in self.findings}
+        explained = {finding.place.partition(":")[0] for finding in self.findings.mismatches}
         if any(name == UKI or is_volume(name) for name in explained):
             explained.add(DISK)
         for name, (a, b) in self.digests.items():
@@ -124,18 +94,18 @@ class Comparer:
                 continue
             found = where(*(side / name for side in self.sides))
             kind = "follows" if name in explained else "raw"
-            self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {found}", kind)
+            self.findings.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {found}", kind)
 
     def document(self, name: str) -> None:
         """Compare the fields of two JSON documents, or their spelling if the fields are equal."""
         try:
             values = [strictjson.loads((side / name).read_bytes(), what=name) for side in self.sides]
         except PrivmlError as error:
-            self.plain(Layer.BYTES, name, "reading", error.message, error.message, "unreadable")
+            self.findings.plain(Layer.BYTES, name, "reading", error.message, error.message, "unreadable")
             return
         found = differing(values[0], values[1])
         for pointer, a, b in found or [("spelling", "the same value", "in different bytes")]:
-            self.plain(Layer.BYTES, f"{name}:{pointer}", "value", a, b, "document")
+            self.findings.plain(Layer.BYTES, f"{name}:{pointer}", "value", a, b, "document")
 
     # -- what is measured --------------------------------------------------------------------------------------
     def registers(self) -> None:
@@ -156,14 +126,16 @@ class Comparer:
                     self._claim("prediction.json", number, subject.name, subject.sha256.hex(), held)
         tables = [_registers(statement.predicate) for statement in found]
         for name in sorted({*tables[0], *tables[1]}):
-            self.count(Layer.REGISTERS)
+            self.findings.count(Layer.REGISTERS)
             a, b = (table.get(name, "none") for table in tables)
             if a != b:
-                self.plain(Layer.REGISTERS, f"prediction.json:{name}", "value", a, b, "register", name)
+                self.findings.plain(Layer.REGISTERS, f"prediction.json:{name}", "value", a, b, "register", name)
 
     def _claim(self, document: str, number: int, name: str, said: str, held: str) -> None:
         side = "ab"[number]
-        self.plain(Layer.REGISTERS, f"{document}:{name}", f"of side {side}", f"says {said}", f"is {held}", "claim")
+        self.findings.plain(
+            Layer.REGISTERS, f"{document}:{name}", f"of side {side}", f"says {said}", f"is {held}", "claim"
+        )
 
     def uki(self) -> None:
         """Compare the UKI's sections as measured, including the members of the initrd."""
@@ -171,31 +143,31 @@ class Comparer:
         if found is None:
             return
         for name in dict.fromkeys([*found[0], *found[1]]):
-            self.count(Layer.UKI)
+            self.findings.count(Layer.UKI)
             a, b = (sections.get(name) for sections in found)
             if a == b:
                 continue
             values = ["missing" if body is None else ukisections.shown(body, name) for body in (a, b)]
-            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name)
+            self.findings.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name)
             if name == ".initrd" and a is not None and b is not None:
                 self._initrd(a, b)
 
     def _initrd(self, a: bytes, b: bytes) -> None:
-        before = len(self.findings)
+        before = len(self.findings.mismatches)
         try:
-            self.trees("uki.efi:.initrd", read_cpio(a), read_cpio(b))
-            if len(self.findings) == before:
+            self.trees.compare("uki.efi:.initrd", read_cpio(a), read_cpio(b))
+            if len(self.findings.mismatches) == before:
                 sums = [hashlib.sha256(data).hexdigest() for data in (a, b)]
-                self.plain(Layer.UKI, "uki.efi:.initrd", "layout", sums[0], sums[1], "cpio")
+                self.findings.plain(Layer.UKI, "uki.efi:.initrd", "layout", sums[0], sums[1], "cpio")
         except PrivmlError as error:
-            self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
+            self.findings.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
 
     def manifests(self) -> None:
         """Compare root hashes and packages of both manifests, and check that each matches the files next to it."""
         found = self._both("manifest.json", decode_manifest)
         if found is None:
             return
-        self.origins = dict(found[0].origins)
+        self.findings.origins = dict(found[0].origins)
         for number, manifest in enumerate(found):
             for name, artefact in manifest.artefacts.items():
                 held = self.digests.get(name, ("", ""))[number]
@@ -207,10 +179,10 @@ class Comparer:
         for volume in dict.fromkeys([*tables[0], *tables[1]]):
             facts = [table[volume].to_dict() if volume in table else {} for table in tables]
             for fact in ("root_hash", "salt", "data_blocks", "hash_start"):
-                self.count(Layer.ROOT_HASH)
+                self.findings.count(Layer.ROOT_HASH)
                 a, b = (str(pair.get(fact, "none")) for pair in facts)
                 if a != b:
-                    self.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "verity", a, b, "verity", fact)
+                    self.findings.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "verity", a, b, "verity", fact)
         self._crypts(found[0], found[1])
         self._packages(found[0], found[1])
 
@@ -224,17 +196,19 @@ class Comparer:
             self.encrypted.add(volume)
             facts = [{} if crypt is None else crypt.to_dict() for crypt in crypts]
             for fact in dict.fromkeys([*facts[0], *facts[1]]):
-                self.count(Layer.ROOT_HASH)
+                self.findings.count(Layer.ROOT_HASH)
                 one, two = (str(each.get(fact, "none")) for each in facts)
                 if one != two:
-                    self.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "encryption", one, two, "encryption", fact)
+                    self.findings.plain(
+                        Layer.ROOT_HASH, f"{volume}:{fact}", "encryption", one, two, "encryption", fact
+                    )
 
     def _packages(self, a: Manifest, b: Manifest) -> None:
         tables = [{row.name: f"{row.version} {row.sha256[:16]}" for row in manifest.packages} for manifest in (a, b)]
         for name in sorted({*tables[0], *tables[1]}):
             values = [table.get(name, "not installed") for table in tables]
             if values[0] != values[1]:
-                self.plain(
+                self.findings.plain(
                     Layer.TREE, f"manifest.json:packages/{name}", "package", values[0], values[1], "package", name
                 )
 
@@ -275,69 +249,28 @@ class Comparer:
             with ThreadPoolExecutor(2) as pool:
                 sums = list(pool.map(disk.digest_of, paths, parts))
         if sums[0] == sums[1]:
-            self.count(Layer.TREE)
-            self.notes.append(f"{place}: byte-identical, so the trees are identical")
+            self.findings.count(Layer.TREE)
+            self.findings.notes.append(f"{place}: byte-identical, so the trees are identical")
             return
         if name in self.encrypted:
-            self.plain(Layer.PARTITIONS, place, "ciphertext", sums[0], sums[1], "ciphertext")
+            self.findings.plain(Layer.PARTITIONS, place, "ciphertext", sums[0], sums[1], "ciphertext")
             return
-        before = len(self.findings)
+        before = len(self.findings.mismatches)
         try:
             with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
-                self.trees(name, *read_trees(one, two))
+                self.trees.compare(name, *read_trees(one, two))
         except PrivmlError as error:
             # The difference is already recorded; being unable to locate it in a file is not an error.
-            self.plain(Layer.TREE, place, "reading", sums[0], f"{sums[1]}; {error.message}", "unreadable")
-        if len(self.findings) == before and erofs[0] == erofs[1]:
-            self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
+            self.findings.plain(Layer.TREE, place, "reading", sums[0], f"{sums[1]}; {error.message}", "unreadable")
+        if len(self.findings.mismatches) == before and erofs[0] == erofs[1]:
+            self.findings.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
 
     def _facts(self, layer: Layer, place: str, kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> None:
         for fact in dict.fromkeys([*a, *b]):
-            self.count(layer)
+            self.findings.count(layer)
             one, two = a.get(fact, "none"), b.get(fact, "none")
             if one != two:
-                self.plain(layer, f"{place}:{fact}", kind, one, two, kind, fact)
-
-    def trees(self, name: str, a: FileTree, b: FileTree) -> None:
-        """Compare two trees by path and field."""
-        paths = sorted({*a.entries, *b.entries})
-        self.count(Layer.TREE, len(paths))
-        for path in paths:
-            one, two = a.entries.get(path), b.entries.get(path)
-            place = f"{name}:/{path.removeprefix('.')}" if path == "." else f"{name}:/{path}"
-            if one is None or two is None:
-                values = ["missing" if entry is None else entry.type for entry in (one, two)]
-                self.add(Layer.TREE, place, "presence", *values, symptom=Symptom("presence", path, one, two))
-                continue
-            for what in one.differing(two):
-                data = (a.read(path), b.read(path)) if what == "content" else (None, None)
-                symptom = Symptom(what, path, one, two, *data, self.surroundings)
-                detail = self._looked(a, b, path) if what == "content" and one.type == "file" else ""
-                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom, detail=detail)
-                if what == "content" and (name, path) == (ROOT, CONFIG):
-                    self._configuration(place, *data)
-
-    def _configuration(self, place: str, a: bytes | None, b: bytes | None) -> None:
-        """Compare the measured configuration key by key; a malformed one differs only as a file."""
-        try:
-            values = [strictjson.loads(data or b"", what=CONFIG, limit=_MAX_CONFIG) for data in (a, b)]
-        except PrivmlError:
-            return
-        for key, one, two in differing_keys(values[0], values[1]):
-            self.plain(Layer.TREE, f"{place}:{key}", "key", one, two, "configuration", key)
-
-    def _looked(self, a: FileTree, b: FileTree, path: str) -> str:
-        if self.look is None or self.looks >= LOOKS:
-            return ""
-        self.looks += 1
-        with a.file(path) as one, b.file(path) as two:
-            return self.look(one, two)
-
-    def nothing(self) -> None:
-        """Report layers in which nothing was compared, since their equality proves nothing."""
-        for layer in Layer if not self.findings else ():
-            if not self.compared.get(layer):
-                self.plain(layer, layer.title, "number", "0", "0", "nothing")
+                self.findings.plain(layer, f"{place}:{fact}", kind, one, two, kind, fact)
 
     # -- reading both sides ------------------------------------------------------------------------------------
     def _both(self, name: str, read: Callable[[bytes], Any]) -> tuple[Any, Any] | None:
@@ -353,7 +286,7 @@ class Comparer:
             except PrivmlError as error:
                 problems[number] = error.message
         if len(found) != 2:
-            self.plain(Layer.BYTES, name, "reading", problems[0], problems[1], "unreadable")
+            self.findings.plain(Layer.BYTES, name, "reading", problems[0], problems[1], "unreadable")
             return None
         return found[0], found[1]
 
@@ -376,7 +309,8 @@ def compare(
             raise UsageError(f"{side} is not a directory")
     if a.samefile(b):
         raise UsageError(f"{a} and {b} are the same directory: nothing to compare")
-    work = Comparer((a, b), opener, owners or Owners(), surroundings or {}, look=look)
+    findings = Findings(owners or Owners())
+    work = Comparer((a, b), opener, findings, TreeComparer(findings, surroundings or {}, look))
     names = work.files()
     work.manifests()
     work.registers()
@@ -386,8 +320,8 @@ def compare(
             work.volume(name)
     work.boot_disk()
     work.raw()
-    work.nothing()
-    return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))
+    findings.nothing()
+    return findings.report(work.digests)
 
 
 def required_of(directory: Path) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from privml.output.artefacts import FIRMWARE, ROOT
 from privml.repro.causes import BY_ID, FOLLOWS, INTENDED
-from privml.repro.compare import CONFIG
 from privml.repro.explainer import Explainer
 from privml.repro.layers import Layer, Mismatch, Report
+from privml.repro.treecomparison import CONFIG
 
 # Bytes of a file that is compared in layers, outside all of them.
 _BESIDE = "unexplained-bytes"

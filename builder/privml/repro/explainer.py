@@ -8,11 +8,10 @@ looked up in the table of causes that two builds of one recipe have.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
 from privml.events.registers import RTMR3
-from privml.events.volumes import DATA, MODEL, Slot, slot_of
+from privml.events.volumes import DATA, MODEL, Slot
 from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.disk import LABEL as ESP_LABEL
 from privml.image.network import cards_of
@@ -23,13 +22,13 @@ from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
 from privml.lock.trees import overlay_path
 from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, is_volume
-from privml.recipe.effective import NONE
-from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
 from privml.recipe.python import VARIABLE
-from privml.repro.change import BY_UKI, FIELD, MAYBE, NAME, Change
-from privml.repro.compare import CONFIG
+from privml.repro.change import FIELD, MAYBE, NAME, Change
+from privml.repro.owners import source_of
 from privml.repro.recipechanges import Side
+from privml.repro.sources import Sources
+from privml.repro.treecomparison import CONFIG
 
 _INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "gpu", "variant")
 # Files that tools derive from everything that is installed, and the fields that decide what is.
@@ -45,8 +44,6 @@ _DERIVED = {
     re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "gpu", "variant"),
     re.compile(r"etc/ld\.so\.cache|usr/lib/locale/.*"): _INSTALLED,
 }
-_FIELDS_OF = {MODEL: "inference.models", DATA: "data"}
-"""The list in a recipe with the volumes of each kind."""
 _PACKAGES = ("package", "kernel package", "driver package")
 _OVERLAY = "overlay"
 # The build sets these itself, so a package hardly changes them.
@@ -63,12 +60,8 @@ class Explainer:
     """
 
     def __init__(self, sources: Sequence[Change], sides: tuple[Side, Side], untold: Sequence[str] = ()) -> None:
-        self._sources = sources
+        self._sources = Sources(sources, sides, untold)
         self._sides = sides
-        self._untold = untold
-        self._of_kind: dict[str, list[Change]] = {}
-        for change in sources:
-            self._of_kind.setdefault(change.kind, []).append(change)
         self._agent = {f"{AGENT_ROOT}/{change.name}": change for change in sources if change.kind == "agent file"}
         self._guest = {overlay_path(change.name): change for change in sources if change.kind == "guest file"}
         if (init := self._guest.get("initrd/init")) is not None:
@@ -78,70 +71,10 @@ class Explainer:
         self._drivers = [lock.driver for lock in locks if lock.driver is not None]
         # Tools and templates can change whatever they make.
         templates = [change.title for path, change in self._guest.items() if path.startswith("mkosi/")]
-        self._anything = [f"{MAYBE}{title}" for title in (*self._kinds("tools"), *templates)]
+        self._anything = [f"{MAYBE}{title}" for title in (*self._sources.kinds("tools"), *templates)]
         self._own = {change.name: change for change in sources if change.kind == "recipe file"}
         self._packages = {change.name: change for change in sources if change.kind in _PACKAGES}
 
-    # -- parts of the recipe and the inputs ----------------------------------------------------------------------
-    def _fields(self, *names: str) -> list[str]:
-        """The changed fields called ``names`` or inside them, and those that cannot be told."""
-        found = [change.title for change in self._of_kind.get(FIELD, ()) if _inside(change.name, names)]
-        plain = [plain_name(name) for name in names]
-        return found + [f"{MAYBE}{path}" for path in self._untold if _inside(path, plain)]
-
-    def _changed(self, *names: str) -> list[str]:
-        """The changed fields called ``names`` or inside them."""
-        return [name for name in self._fields(*names) if not name.startswith(MAYBE)]
-
-    def _measured(self, titles: Iterable[str]) -> list[str]:
-        """Without fields that move no register, such as a model's licence."""
-        unmeasured = {change.title for change in self._of_kind.get(FIELD, ()) if not change.moves}
-        return [title for title in titles if title not in unmeasured]
-
-    def _kinds(self, *kinds: str) -> list[str]:
-        return [change.title for kind in kinds for change in self._of_kind.get(kind, ())]
-
-    def _moving(self, register: str) -> list[str]:
-        found = [change.title for change in self._sources if change.certain and register in change.moves]
-        if register == RTMR3 and self._on_one_side("python.before"):
-            found += self._fields("python")  # the environment of each service has their folder
-        return found or ([f"{MAYBE}a field that cannot be told"] if self._untold else [])
-
-    def _root(self) -> list[str]:
-        """What decides the bytes of the root: all that moves the UKI's registers, but for the kernel's options."""
-        outside = set(self._fields("kernel.options")) | set(self._kinds("kernel option"))
-        return [title for title in self._moving(BY_UKI[0]) if title not in outside]
-
-    def _filled(self, slot: Slot) -> list[str]:
-        """What decides the bytes of the volume of a model or data."""
-        entries = [{each.volume: each for each in side.manifest.filled}.get(slot.file) for side in self._sides]
-        names = {each.name for each in entries if each is not None}
-        field = _FIELDS_OF[slot.kind]
-        kinds = (slot.kind.name, "volume key")
-        return [
-            *self._measured(self._fields(f"{field}[{slot.number}]" if all(entries) else field.partition(".")[0])),
-            *(change.title for kind in kinds for change in self._of_kind.get(kind, ()) if change.name in names),
-            *self._kinds("times"),
-        ]
-
-    def _firmware(self, tee: str) -> list[str]:
-        return [*self._fields(f"firmware.{tee}", "base"), *self._kinds("firmware package")]
-
-    def _seed(self, volume: str) -> list[str]:
-        """What decides the UUIDs and the salt of a volume: the name of the recipe, or of the model or data."""
-        if volume == ROOT:
-            return self._kinds(NAME)
-        slot = _slot(volume)
-        return self._fields(f"{_FIELDS_OF[slot.kind]}[{slot.number}].name") or self._absent(slot)
-
-    def _absent(self, slot: Slot) -> list[str]:
-        both = all(slot.file in side.manifest.volumes for side in self._sides)
-        return [] if both else self._filled(slot)
-
-    def _volume(self, volume: str) -> list[str]:
-        return self._root() if volume == ROOT else self._filled(_slot(volume))
-
-    # -- differences ---------------------------------------------------------------------------------------------
     def of(self, place: str, field: str, package: str = "unknown") -> tuple[str, ...]:
         """The changes that the difference at ``place`` follows from; none if it is unexplained."""
         file, _, inside = place.partition(":")
@@ -175,7 +108,7 @@ class Explainer:
             if wanted != (kind == "file"):
                 return ()
         if name.endswith(".lock.json"):
-            return tuple(self._kinds(NAME))
+            return tuple(self._sources.kinds(NAME))
         return self.of(name, "bytes")
 
     def knows_package(self, name: str) -> bool:
@@ -184,38 +117,45 @@ class Explainer:
 
     def _register(self, register: str) -> list[str]:
         # A machine that only one of them predicts has no counterpart.
-        return self._moving(register) or self._fields("platforms", "shapes", "firmware")
+        return self._sources.moving(register) or self._sources.fields("platforms", "shapes", "firmware")
+
+    def _firmware(self, tee: str) -> list[str]:
+        return [*self._sources.fields(f"firmware.{tee}", "base"), *self._sources.kinds("firmware package")]
 
     def _uki(self, inside: str, field: str, package: str) -> list[str]:
         section = inside.partition(":")[0]
-        kernel = [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")]
+        kernel = self._sources.kernel()
         if section in (".linux", ".uname"):
             return kernel
         if section == ".osrel":
-            return self._kinds(NAME)
+            return self._sources.kinds(NAME)
         if section == ".cmdline" and inside != section:
-            return self._fields("kernel.options") or self._of_driver()
+            return self._sources.fields("kernel.options") or self._of_driver()
         if section == ".cmdline":
-            return [*self._fields("kernel.options"), *self._root()]
+            return [*self._sources.fields("kernel.options"), *self._sources.root()]
         if section == ".initrd" and inside != section:
             return self._member(inside.removeprefix(f"{section}:/"), field, package)
         if section == ".initrd":
-            return [*kernel, *self._kinds("package", "times"), *self._init()]
+            return [*kernel, *self._sources.kinds("package", "times"), *self._init()]
         if section == "":
-            return [*self._fields("kernel", "base"), *self._root()]
+            return [*self._sources.fields("kernel", "base"), *self._sources.root()]
         return []
 
     def _disk(self, inside: str) -> list[str]:
         """The disk that an image boots from: it is made of the UKI and the volumes, and its GUIDs of the name."""
         if inside in ("disk id", f"{ESP_LABEL} id"):
-            return self._kinds(NAME)
+            return self._sources.kinds(NAME)
         files = dict.fromkeys(each.volume for side in self._sides for each in side.manifest.filled)
-        volumes_of = [title for file in files for title in self._filled(_slot(file))]
-        return self._fields("boot") or [*self._uki("", "bytes", ""), *volumes_of, *self._kinds(NAME, "times")]
+        volumes_of = [title for file in files for title in self._sources.volume(file)]
+        return self._sources.fields("boot") or [
+            *self._uki("", "bytes", ""),
+            *volumes_of,
+            *self._sources.kinds(NAME, "times"),
+        ]
 
     def _of_driver(self) -> list[str]:
         """Words for a driver, whose guest locks its kernel down later than others, or for its mode."""
-        return self._fields("gpu" if self._on_one_side("gpu.count") else "gpu.ppcie")
+        return self._sources.fields("gpu" if self._sources.on_one_side("gpu.count") else "gpu.ppcie")
 
     def _init(self) -> list[str]:
         return [self._guest["initrd/init"].title] if "initrd/init" in self._guest else []
@@ -223,26 +163,24 @@ class Explainer:
     def _member(self, path: str, field: str, package: str) -> list[str]:
         """A member of the initrd: our own program, or a file of the root's packages."""
         if field == "mtime":
-            return self._kinds("times")
+            return self._sources.kinds("times")
         if path == "init" and field != "links":
             return self._init()
         if path.startswith("modules/"):
-            return [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")]
+            return self._sources.kernel()
         if package in self._packages:
             return [self._packages[package].title]
         # Members move when others come or go.
-        return [f"{MAYBE}{title}" for title in self._kinds(*_PACKAGES)]
+        return [f"{MAYBE}{title}" for title in self._sources.kinds(*_PACKAGES)]
 
     def _of_volume(self, volume: str, inside: str, field: str, package: str) -> list[str]:
         if (field == "erofs" and inside.endswith(":build time")) or field == "mtime":
-            return self._kinds("times")
+            return self._sources.kinds("times")
         if field in ("erofs", "verity", "gpt") and inside.endswith(("uuid", "salt", "disk id")):
-            return self._seed(volume)
-        if not inside.startswith("/"):
-            return self._volume(volume)
+            return self._sources.seed(volume)
+        if volume != ROOT or not inside.startswith("/"):
+            return self._sources.volume(volume)
         path = inside.removeprefix("/")
-        if volume != ROOT:
-            return self._filled(_slot(volume))
         if path.startswith(f"{CONFIG}:"):
             return self._key(path.removeprefix(f"{CONFIG}:"))
         return self._file(path, field, package)
@@ -253,79 +191,76 @@ class Explainer:
             slot = Slot(kind, int(found[1]) if (found := re.match(r"[a-z]+\[(\d{1,3})\]", key)) else 0)
             if slot.number >= kind.most:
                 return []
-            return self._seed(slot.file) if key.endswith(".salt") else self._filled(slot)
+            return self._sources.seed(slot.file) if key.endswith(".salt") else self._sources.filled(slot)
         rules = {
-            "name": self._kinds(NAME),
-            "variant": self._fields("variant"),
-            "agent": self._fields(key),
+            "name": self._sources.kinds(NAME),
+            "variant": self._sources.fields("variant"),
+            "agent": self._sources.fields(key),
             "engine": [
-                *self._fields("inference.engine.name", "inference.engine.options"),
-                *self._measured(self._changed("inference")),
-                *self._kinds("model"),
+                *self._sources.fields("inference.engine.name", "inference.engine.options"),
+                *self._sources.measured(self._sources.changed("inference")),
+                *self._sources.kinds("model"),
             ],
-            "devices": self._fields("devices", "platforms", "inference.models", "data", "gpu.count", "gpu.ppcie"),
+            "devices": self._sources.fields(
+                "devices", "platforms", "inference.models", "data", "gpu.count", "gpu.ppcie"
+            ),
             "gpu": self._gpu(key),
-            "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
+            "rtmr3": self._sources.kernel(),
             "services": self._service(key),
             "network": self._card(key),
-            "keys": self._fields("keys"),
+            "keys": self._sources.fields("keys"),
         }
-        return rules.get(first, self._kinds("agent file"))
+        return rules.get(first, self._sources.kinds("agent file"))
 
     def _gpu(self, key: str) -> list[str]:
         """A key of the GPUs: its field, or any of them if only one side has GPUs."""
         field = {"gpu.switches": "gpu.ppcie"}.get(key, key)
-        return self._fields("gpu" if self._on_one_side("gpu.count") else field)
+        return self._sources.fields("gpu" if self._sources.on_one_side("gpu.count") else field)
 
     def _service(self, key: str) -> list[str]:
         """A key of a service: its field, or any of them if the service is on one side only."""
         _, name, inner, *_ = (*re.split(r"[.\[]", key), "", "")
         field = {"argv": "run"}.get(inner, inner)
         if key.endswith(f".environment.{VARIABLE}"):
-            return self._fields("python", f"services.{name}")
-        if self._on_one_side(f"services.{name}.run"):
-            return self._fields(f"services.{name}.{field}") or self._fields(f"services.{name}")
-        return self._fields(f"services.{name}.{field}", f"services.NAME.{field}")
+            return self._sources.fields("python", f"services.{name}")
+        if self._sources.on_one_side(f"services.{name}.run"):
+            return self._sources.fields(f"services.{name}.{field}") or self._sources.fields(f"services.{name}")
+        return self._sources.fields(f"services.{name}.{field}", f"services.NAME.{field}")
 
     def _card(self, key: str) -> list[str]:
         """A key of a network card: its field, or any of them if the card is on one side only."""
         card, _, inner = key.partition(".")
         field = inner.partition("[")[0]
-        whole = self._fields(card) if self._on_one_side(f"{card}.use") else []
-        return self._fields(f"{card}.{field}") or whole
-
-    def _on_one_side(self, field: str) -> bool:
-        """Whether ``field``, which has a value wherever its section is, has one on one side only."""
-        named = [change for change in self._of_kind.get(FIELD, ()) if change.name == field]
-        return any(NONE in (change.before, change.after) for change in named)
+        whole = self._sources.fields(card) if self._sources.on_one_side(f"{card}.use") else []
+        return self._sources.fields(f"{card}.{field}") or whole
 
     def _file(self, path: str, field: str, package: str) -> list[str]:
         """A path in the root."""
         if path == CONFIG:
-            return self._moving(RTMR3)
+            return self._sources.moving(RTMR3)
         if path in (SYSCTLS, MODULES):
-            fields = self._changed("sysctl" if path == SYSCTLS else "kernel.modules")
+            fields = self._sources.changed("sysctl" if path == SYSCTLS else "kernel.modules")
             return fields or [own.title for name, own in self._own.items() if name == path]
         if path == "usr/lib/clock-epoch":
-            return self._kinds("times")
+            return self._sources.kinds("times")
         if (own := self._own.get(path)) is not None:
-            named = [change for change in self._of_kind.get(FIELD, ()) if change.name.startswith("files.")]
+            named = [change for change in self._sources.of_kind(FIELD) if change.name.startswith("files.")]
             fields = [change.title for change in named if _is_below(f"/{path}", _target(change))]
             return fields or [own.title]
         if (part := cards_of(path, field)) is not None:
-            return self._fields(part)
+            return self._sources.fields(part)
         for known in (self._guest, self._agent):
             if (change := known.get(source_of(path)) or known.get(path)) is not None:
-                why = self._changed("variant", "inference", "services")
+                why = self._sources.changed("variant", "inference", "services")
                 return [change.title] if "absent" not in (change.before, change.after) else why or [change.title]
         if any(driverfiles.is_of_driver(path, driver) for driver in self._drivers):
-            return [*self._fields("gpu"), *self._kinds("driver package")]
+            return [*self._sources.fields("gpu"), *self._sources.kinds("driver package")]
         if is_of_wheels(path):
-            return [*self._fields("python"), *self._kinds("Python wheel")]
+            return [*self._sources.fields("python"), *self._sources.kinds("Python wheel")]
         if path == ENGINE_UNIT:
-            return self._fields("inference.engine")
+            return self._sources.fields("inference.engine")
         if is_of_service(path):
-            return self._fields("services", "data")
+            return self._sources.fields("services", "data")
         if package in self._packages:
             title = self._packages[package].title
             return [f"{MAYBE}{title}" if field in _METADATA else title]
@@ -336,7 +271,9 @@ class Explainer:
             return self._kept(path)
         for pattern, names in _DERIVED.items():
             if pattern.fullmatch(path):
-                return [f"{MAYBE}{title}" for title in (*self._changed(*names), *self._kinds(*_PACKAGES))]
+                return [
+                    f"{MAYBE}{title}" for title in (*self._sources.changed(*names), *self._sources.kinds(*_PACKAGES))
+                ]
         return []
 
     def _compiled(self, path: str) -> list[str]:
@@ -347,15 +284,15 @@ class Explainer:
 
     def _kept(self, path: str) -> list[str]:
         if path.startswith("usr/bin/"):
-            return self._fields("programs", "services", "inference.engine", "variant")
+            return self._sources.fields("programs", "services", "inference.engine", "variant")
         if path.startswith("usr/lib/modules/"):
-            return self._fields("kernel.modules", "variant")
-        return [*self._changed(*_INSTALLED), *self._kinds("package")]
+            return self._sources.fields("kernel.modules", "variant")
+        return [*self._sources.changed(*_INSTALLED), *self._sources.kinds("package")]
 
     def _document(self, file: str, inside: str) -> list[str]:
-        every = [change.title for change in self._sources]
+        every = [change.title for change in self._sources.changes]
         if file.endswith(".lock.json"):
-            return self._kinds(NAME) or every
+            return self._sources.kinds(NAME) or every
         if file in ("prediction.json", sbom.FILE, provenance.FILE):
             return every  # they list inputs and artefacts
         if file != "manifest.json":
@@ -364,49 +301,43 @@ class Explainer:
         if first == "packages" and not inside.startswith("/"):
             return [self._packages[rest[0]].title] if rest and rest[0] in self._packages else []
         rules = {
-            "name": self._kinds(NAME),
-            "variant": self._fields("variant"),
-            "recipe_sha256": [*self._kinds(FIELD, NAME, "text"), *(self._untold and [f"{MAYBE}another field"])],
-            "origins": [*self._kinds(FIELD, NAME, "text"), *(self._untold and [f"{MAYBE}another field"])],
+            "name": self._sources.kinds(NAME),
+            "variant": self._sources.fields("variant"),
+            "recipe_sha256": [
+                *self._sources.kinds(FIELD, NAME, "text"),
+                *(self._sources.untold and [f"{MAYBE}another field"]),
+            ],
+            "origins": [
+                *self._sources.kinds(FIELD, NAME, "text"),
+                *(self._sources.untold and [f"{MAYBE}another field"]),
+            ],
             "lock_sha256": every,
             "refreshed": every,
-            "source_date_epoch": self._kinds("times"),
-            "boot": self._fields("boot"),
-            "listen": self._fields("agent.listen"),
-            "cmdline": [*self._fields("kernel.options"), *self._root()],
-            "kernel": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
-            "root": self._root(),
-            "firmware": [*self._fields("firmware", "base"), *self._kinds("firmware package")],
+            "source_date_epoch": self._sources.kinds("times"),
+            "boot": self._sources.fields("boot"),
+            "listen": self._sources.fields("agent.listen"),
+            "cmdline": [*self._sources.fields("kernel.options"), *self._sources.root()],
+            "kernel": self._sources.kernel(),
+            "root": self._sources.root(),
+            "firmware": [*self._sources.fields("firmware", "base"), *self._sources.kinds("firmware package")],
             "models": [
-                *self._fields("inference.models"),
-                *self._kinds("model", "volume key", "model signature", "wheel", "times"),
+                *self._sources.fields("inference.models"),
+                *self._sources.kinds("model", "volume key", "model signature", "wheel", "times"),
             ],
-            "data": [*self._fields("data"), *self._kinds("data", "volume key", "times")],
-            "engine": [*self._fields("inference"), *self._kinds("package")],
-            "exceptions": self._fields("exceptions"),
-            "config_sha256": self._moving("rtmr3"),
-            "agent_events": self._moving("rtmr3"),
-            "purposes": self._moving("rtmr3"),
+            "data": [*self._sources.fields("data"), *self._sources.kinds("data", "volume key", "times")],
+            "engine": [*self._sources.fields("inference"), *self._sources.kinds("package")],
+            "exceptions": self._sources.fields("exceptions"),
+            "config_sha256": self._sources.moving("rtmr3"),
+            "agent_events": self._sources.moving("rtmr3"),
+            "purposes": self._sources.moving("rtmr3"),
             "artefacts": self.of(rest[0], "bytes") if rest and rest[0] else every,
-            "platforms": self._fields("platforms"),
-            "shapes": self._fields("shapes"),
-            "network": self._fields("network"),
-            "gpus": self._fields("gpu"),
-            "packages": [*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES)],
+            "platforms": self._sources.fields("platforms"),
+            "shapes": self._sources.fields("shapes"),
+            "network": self._sources.fields("network"),
+            "gpus": self._sources.fields("gpu"),
+            "packages": [*self._sources.changed(*_INSTALLED), *self._sources.kinds(*_PACKAGES)],
         }
         return list(rules.get(first, []))
-
-
-def source_of(path: str) -> str:
-    """The Python module of a compiled file; any other path as it is."""
-    compiled = PurePosixPath(path)
-    if compiled.suffix == ".pyc" and compiled.parent.name == "__pycache__":
-        return str(compiled.parent.parent / f"{compiled.name.split('.')[0]}.py")
-    return path
-
-
-def _inside(name: str, fields: Iterable[str]) -> bool:
-    return any(name == field or name.startswith((f"{field}.", f"{field}[")) for field in fields)
 
 
 def _is_below(path: str, target: str) -> bool:
@@ -416,9 +347,3 @@ def _is_below(path: str, target: str) -> bool:
 def _target(change: Change) -> str:
     """The path in the root of a field of ``files``."""
     return change.name.removeprefix("files.").rpartition(".")[0]
-
-
-def _slot(volume: str) -> Slot:
-    slot = slot_of(volume)
-    assert slot is not None, "the volume is one of a model or data"
-    return slot

@@ -15,7 +15,7 @@ from privml.lock.models import Lock
 from privml.output.manifest import Manifest
 from privml.repro.change import Change, Group, limited
 from privml.repro.changes import changes, moved, package_changes
-from privml.repro.compare import Surroundings, compare
+from privml.repro.compare import compare
 from privml.repro.disk import extracted
 from privml.repro.explained import explain
 from privml.repro.explainer import Explainer
@@ -24,6 +24,7 @@ from privml.repro.layers import Report
 from privml.repro.lockchanges import lock_changes
 from privml.repro.owners import Owners
 from privml.repro.recipechanges import Side, recipe_changes, side_of
+from privml.repro.treecomparison import Surroundings
 from privml.store.objects import Store
 
 # What a lock repeats of the recipe, or only describes its packages.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -132,8 +131,3 @@ class Report:
             "notes": list(self.notes),
             "findings": [finding.to_dict() for finding in self.findings],
         }
-
-
-def ordered(findings: Iterable[Mismatch]) -> tuple[Mismatch, ...]:
-    """Group findings by layer, in the order they were made."""
-    return tuple(sorted(findings, key=lambda finding: finding.layer))

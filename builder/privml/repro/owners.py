@@ -40,10 +40,7 @@ class Owners:
         path = merged(path)
         if path.startswith(("usr/lib/privml/", "etc/privml/")):
             return "overlay"
-        compiled = PurePosixPath(path)
-        if compiled.suffix == ".pyc" and compiled.parent.name == "__pycache__":
-            path = str(compiled.parent.parent / (compiled.name.split(".")[0] + ".py"))
-        return self._of.get(path, "unknown")
+        return self._of.get(source_of(path), "unknown")
 
 
 def merged(name: str) -> str:
@@ -51,3 +48,11 @@ def merged(name: str) -> str:
     path = name.removeprefix(".").lstrip("/")
     first = path.partition("/")[0]
     return f"usr/{path}" if first in _MERGED and "/" in path else path
+
+
+def source_of(path: str) -> str:
+    """The Python module of a compiled file; any other path as it is."""
+    compiled = PurePosixPath(path)
+    if compiled.suffix == ".pyc" and compiled.parent.name == "__pycache__":
+        return str(compiled.parent.parent / f"{compiled.name.split('.')[0]}.py")
+    return path
