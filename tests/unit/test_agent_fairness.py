@@ -362,6 +362,31 @@ def test_a_head_has_a_total_deadline(start: Start, monkeypatch: pytest.MonkeyPat
         assert 0.1 < seconds_to_end(slow, b"GET /healthz HTTP/1.1\r\n" + b"a" * 400) < SOON
 
 
+def test_a_record_has_a_total_deadline(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record of TLS that arrives byte by byte: something arrives all the time, and nothing that can be read."""
+    running = start()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing)
+    with running.plain() as slow:
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                break
+            slow.sendall(outgoing.read())
+            incoming.write(slow.recv(65536))
+        slow.sendall(outgoing.read())
+        monkeypatch.setattr(conversation, "IDLE_TIMEOUT", 0.3)
+        assert running.ask("GET", "/healthz")[0] == 200  # the connection before it began with the longer time
+        tls.write(SMALL)
+        slow.sendall(outgoing.read())
+        assert slow.recv(65536)
+        tls.write(SMALL * 10)
+        assert 0.1 < seconds_to_end(slow, outgoing.read()) < SOON
+
+
 def test_a_body_that_trickles_takes_no_turn_and_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "BODY_GRACE", 0.3)
     running = start(max_concurrency=1)
