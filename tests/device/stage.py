@@ -24,7 +24,7 @@ from privml.agent import gpuready
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.nvml import Nvml
 from privml.base.errors import PrivmlError
-from privml.events.configuration import Gpu
+from privml.events.gpus import Gpu
 
 READER = (
     "import sys\nfrom functools import partial\nfrom pathlib import Path\n"

@@ -14,7 +14,7 @@ from privml.agent.layout import Layout
 from privml.agent.nvml import SIMULATION, State
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.configuration import Gpu, GpuFirmware
+from privml.events.gpus import Gpu, GpuFirmware
 from privml.evidence.document import GPU, SWITCH, DeviceEvidence
 from privml.sim import gpu as sim
 from privml.sim import gpumachine

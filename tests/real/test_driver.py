@@ -20,7 +20,7 @@ from tests.unit.nvml_fake import reader_code, reader_service
 
 from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuReader, GpuRefused
-from privml.events.configuration import Gpu
+from privml.events.gpus import Gpu
 from privml.image import driver, driverrecord
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace

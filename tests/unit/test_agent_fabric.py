@@ -37,7 +37,8 @@ from privml.agent.nscq import Nscq, NscqError
 from privml.agent.nvml import FabricInfo, Nvml, Settings, State
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.events.configuration import Gpu, decode, encode
+from privml.events.configuration import decode, encode
+from privml.events.gpus import Gpu
 from privml.events.stages import sequence
 from privml.evidence.document import GPU, SWITCH, DeviceEvidence, parse
 from privml.evidence.nvidia import report

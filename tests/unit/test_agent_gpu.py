@@ -33,7 +33,8 @@ from privml.agent.wire import RefusedRequest
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import AgentEvent
-from privml.events.configuration import Config, Gpu, GpuFirmware, decode, encode, gpu_device
+from privml.events.configuration import Config, decode, encode
+from privml.events.gpus import Gpu, GpuFirmware, gpu_device
 from privml.events.stages import purposes, sequence
 from privml.evidence import devices
 from privml.evidence.document import listed, parse

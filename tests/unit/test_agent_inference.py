@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from privml.agent import inference
+from privml.engines.fields import Array, Boolean, Field, Integer, Kind, Number, Numbers, Object, Schema, Text
 from privml.engines.llama_requests import REQUESTS
 from privml.engines.openai_requests import BODY_SIZE, PROMPT_SIZE
 from privml.engines.registry import ENGINES
@@ -28,16 +29,6 @@ from privml.engines.requests import (
     TOO_LARGE,
     TOO_MANY,
     UNKNOWN_FIELD,
-    Array,
-    Boolean,
-    Field,
-    Integer,
-    Kind,
-    Number,
-    Numbers,
-    Object,
-    Schema,
-    Text,
     UnsupportedError,
 )
 

@@ -15,7 +15,7 @@ from privml.agent import gpureader, gpuready
 from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.nvml import LIBRARY, Attestation, Certificate, ComputeState, Nvml, NvmlError
-from privml.events.configuration import Gpu, GpuFirmware
+from privml.events.gpus import Gpu, GpuFirmware
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import chain, roles
 from privml.recipe.drivers import DRIVERS

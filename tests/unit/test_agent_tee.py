@@ -207,6 +207,8 @@ def test_without_a_tee_extends_are_recorded_and_quotes_refused() -> None:
     none = NoTee()
     none.extend(b"\x01" * 48)
     assert none.rtmr3() == extend(ZERO, b"\x01" * 48)
+    assert NoTee().rtmr3() == ZERO, "each has its own value"
+    assert not none.has_register
     with pytest.raises(NoTeeError, match="no-tee"):
         none.quote(bytes(64))
 

@@ -27,6 +27,7 @@ from test_lock_modelsources import served  # noqa: F401 - a fixture
 
 from privml.base.errors import InputsError, RecipeError
 from privml.events import configuration
+from privml.events.gpus import Gpu
 from privml.events.verity import Verity
 from privml.image import driver as room
 from privml.image import driverfiles, inputs, licences, render, root, sbom
@@ -411,7 +412,7 @@ def test_the_measured_configuration_and_the_tree_have_the_board(lock: Lock, stor
     recipe = recipe_of(tmp_path)
     whole = lock.model_copy(update={"driver": board_in(lock)})
     config = measured_config(recipe, whole, ())
-    assert config.gpu == configuration.Gpu("nvidia", "hopper", 8, r.VERSION, switches=4)
+    assert config.gpu == Gpu("nvidia", "hopper", 8, r.VERSION, switches=4)
     assert (config.devices.count("nvidia-gpu"), config.devices.count("nvidia-nvswitch")) == (8, 4)
     assert configuration.decode(configuration.encode(config)).gpu == config.gpu
     plan = root.plan_of(recipe, whole, configuration.encode(config), files_of(lock, store, tmp_path, board_in(lock)))

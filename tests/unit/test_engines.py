@@ -23,21 +23,9 @@ from privml.agent.layout import Layout
 from privml.agent.server import Server, listen
 from privml.base.errors import EvidenceError, InputsError, RecipeError
 from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, NumberOption, ServedModel, Trial
+from privml.engines.fields import Array, Boolean, Field, Integer, Kind, Number, Numbers, Object, Schema, Text
 from privml.engines.registry import ENGINES, engine_named
-from privml.engines.requests import (
-    Array,
-    Boolean,
-    Field,
-    Integer,
-    Kind,
-    Number,
-    Numbers,
-    Object,
-    Requests,
-    Schema,
-    Text,
-    UnsupportedError,
-)
+from privml.engines.requests import Requests, UnsupportedError
 from privml.events import stages
 from privml.events.configuration import decode, encode
 from privml.events.verity import Verity

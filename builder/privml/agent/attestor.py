@@ -34,7 +34,7 @@ from privml.base.errors import PrivmlError
 from privml.base.strictjson import Fields
 from privml.events import configuration, stages
 from privml.events.agent import AgentEvent
-from privml.events.configuration import Gpu
+from privml.events.gpus import Gpu
 from privml.evidence.quotefault import QuoteError, QuoteFault
 
 Gpus = Callable[[Gpu, Layout], GpuReader]

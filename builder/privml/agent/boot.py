@@ -33,6 +33,7 @@ from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
 from privml.events import configuration, services, stages
 from privml.events.configuration import Config
+from privml.events.gpus import Gpu
 from privml.evidence.sections import TLS_KEY
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Boot:
         service: Callable[[str], Process],
         say: Callable[[str], None],
         outbound: Callable[[], None],
-        gpus: Callable[[configuration.Gpu], GpuMachine],
+        gpus: Callable[[Gpu], GpuMachine],
         restarts: Restarts | None = None,
         attestor_wait: float = ATTESTOR_WAIT,
         attestor_again: float = ATTESTOR_AGAIN,
@@ -347,7 +348,7 @@ class Boot:
         return self._config
 
 
-def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
+def machine_of(gpu: Gpu, layout: Layout) -> GpuMachine:
     """The GPUs of this machine, brought up by the units of the image."""
     return GpuMachine(
         gpu,
@@ -358,7 +359,7 @@ def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
     )
 
 
-def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout], GpuMachine] = machine_of) -> int:
+def main(layout: Layout | None = None, gpus: Callable[[Gpu, Layout], GpuMachine] = machine_of) -> int:
     """Run the boot and watch the machine. Never returns by itself."""
     layout = layout or Layout()
     os.umask(0o022)

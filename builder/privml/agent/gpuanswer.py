@@ -16,7 +16,7 @@ from typing import Any
 from privml.agent.nvml import MAX_CERTIFICATES, MAX_REPORT, NONCE_SIZE, State
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import Fields, b64, unhex
-from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
+from privml.events.gpus import MAX_GPUS, MAX_SWITCHES
 from privml.evidence.document import GPU, SWITCH, DeviceEvidence
 
 MAX_QUESTION = 4096

@@ -17,7 +17,7 @@ from privml.agent.gpuanswer import Question, Reading
 from privml.agent.nscq import LOCKED
 from privml.agent.nvml import PRODUCTION, PROTECTED_PCIE, SIMULATION
 from privml.base.errors import EvidenceError, HostError
-from privml.events.configuration import Gpu
+from privml.events.gpus import Gpu
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import report, topology
 from privml.evidence.nvidia.opaque import GpuOpaque, SwitchOpaque

@@ -16,7 +16,7 @@ from privml.agent.gpunodes import Mknod, make_node, nodes
 from privml.agent.layout import Layout
 from privml.agent.nvml import NONCE_SIZE
 from privml.base.errors import HostError
-from privml.events.configuration import Gpu, gpu_device, switch_device
+from privml.events.gpus import Gpu, gpu_device, switch_device
 
 READY = "privml-gpu-ready.service"
 PERSISTENCE = "privml-gpu-persistence.service"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from privml.agent.gpucheck import GpuRefused
 from privml.agent.layout import FABRIC_ID, GPU_ID, SWITCH_ID, Layout
-from privml.events.configuration import Gpu
+from privml.events.gpus import Gpu
 
 MAJOR = 195
 CONTROL = 255

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from privml.agent.nvml import MAX_CERTIFICATES, MAX_REPORT, NONCE_SIZE
 from privml.base.errors import PrivmlError
-from privml.events.configuration import MAX_SWITCHES
+from privml.events.gpus import MAX_SWITCHES
 
 LIBRARY = Path("/usr/lib/nvidia/libnvidia-nscq.so.2")
 """Where the image has the library (`recipe.fabrics`)."""

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from privml.base.errors import HostError
-from privml.events.registers import ZERO
-from privml.events.replay import extend
+from privml.events.replay import NoRegister
 from privml.evidence.quotefault import NO_PROVIDER, QuoteFault
 from privml.evidence.snp.kernel import SnpTee
 from privml.evidence.tdx.kernel import TdxTee
@@ -44,7 +43,7 @@ class Tee(Protocol):
         """Verification collateral that the platform provides, or None."""
 
 
-class NoTee:
+class NoTee(NoRegister):
     """A machine without a TEE. The agent still serves, but without attestation: a verifying client refuses it.
 
     ``why`` is what the kernel shows instead of a TEE.
@@ -52,23 +51,13 @@ class NoTee:
 
     name = "none"
     kind = "tdx"
-    has_register = False
 
     def __init__(self, why: QuoteFault = NO_PROVIDER) -> None:
         self.why = why
-        self._value = ZERO
 
     def quote(self, report_data: bytes) -> bytes:
         """Raise ``NoTeeError``."""
         raise NoTeeError(f"no-tee: no quote over these {len(report_data)} bytes: this machine has no TEE: {self.why}")
-
-    def extend(self, digest: bytes) -> None:
-        """Track the value that a register would have."""
-        self._value = extend(self._value, digest)
-
-    def rtmr3(self) -> bytes:
-        """The value that the register would have."""
-        return self._value
 
     def boot_log(self) -> bytes:
         """Empty: there is no event log to read."""

@@ -19,8 +19,9 @@ The bounds in bytes are far above the image's context of 2,048 tokens (about 8 k
 from __future__ import annotations
 
 from privml.engines import openai_requests
+from privml.engines.fields import Boolean, Field, Integer
 from privml.engines.openai_requests import BODY_SIZE
-from privml.engines.requests import Boolean, Field, Integer, Requests
+from privml.engines.requests import Requests
 
 _ONE_ANSWER = Field("n", (Integer(1, 1),), nullable=True)  # the engine answers with one choice
 

@@ -6,17 +6,7 @@ smallest that an engine needs.
 
 from __future__ import annotations
 
-from privml.engines.requests import (
-    Array,
-    Boolean,
-    Field,
-    Integer,
-    Number,
-    Numbers,
-    Object,
-    Schema,
-    Text,
-)
+from privml.engines.fields import Array, Boolean, Field, Integer, Number, Numbers, Object, Schema, Text
 
 PROMPT_SIZE = 1 << 20
 BODY_SIZE = 2 << 20

@@ -19,8 +19,9 @@ that is not in the record is refused:
 from __future__ import annotations
 
 from privml.engines import openai_requests
+from privml.engines.fields import Field, Integer, Number, Text
 from privml.engines.openai_requests import BODY_SIZE, PROMPT_SIZE
-from privml.engines.requests import Field, Integer, Number, Requests, Text
+from privml.engines.requests import Requests
 
 _SAMPLING = (
     # Each answer takes a slot of the engine.

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events.crypt import MAX_BROKERS, Broker, Crypt
+from privml.events.gpus import Gpu
 from privml.events.network import MAX_CARDS, Card, cards_from
 from privml.events.services import MAX_NAME, MAX_SERVICES, MIB, NAME, VARIABLE
 from privml.events.variants import VARIANTS
@@ -27,12 +28,6 @@ Rtmr3 = Literal["staged", "unused"]
 """Whether the agent extends RTMR3 as the stages go by, or the image's kernel cannot extend it."""
 STAGED: Final = "staged"
 UNUSED: Final = "unused"
-MAX_GPUS = 16
-"""The most GPUs that one guest can have."""
-MAX_SWITCHES = 8
-"""The most NVSwitches that one guest can have."""
-MAX_ALLOWED = 64
-"""The most firmwares that a configuration allows."""
 PER_ADDRESS: Final = 32
 """Default of `Config.per_address`."""
 MAX_PER_ADDRESS = 1024
@@ -45,9 +40,6 @@ a token of the issuer.
 """
 CALLERS: tuple[Callers, ...] = (OPEN, OUTER, TOKENS)
 _MAX_FILE = 64 * 1024
-_DRIVER = re.compile(r"\A[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}\Z")
-_VBIOS = re.compile(r"\A[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}\Z")
-_LIKE = {"driver": "550.163.01", "vbios": "96.00.A5.00.01"}
 _SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
 
@@ -96,45 +88,6 @@ class Service:
     memory: int
     required: bool
     scratch: int | None = None
-
-
-@dataclass(frozen=True, order=True)
-class GpuFirmware:
-    """A pair of driver and VBIOS versions."""
-
-    driver: str
-    vbios: str
-
-    def __post_init__(self) -> None:
-        for name, text, pattern in (("driver", self.driver, _DRIVER), ("vbios", self.vbios, _VBIOS)):
-            if not pattern.match(text):
-                raise EvidenceError(f"allowed firmware: {name} `{text[:40]}`, expected a version like {_LIKE[name]}")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The GPUs: vendor, architecture, number, and the version of their driver.
-
-    ``allowed`` are the firmwares that a GPU may have, sorted; empty: the guest accepts any VBIOS. ``switches`` is the
-    number of switches that link the GPUs in protected PCIe mode; 0 in other modes.
-    """
-
-    vendor: str
-    architecture: str
-    count: int
-    driver: str
-    allowed: tuple[GpuFirmware, ...] = ()
-    switches: int = 0
-
-
-def gpu_device(vendor: str) -> str:
-    """The name of one of the vendor's GPUs in the list of devices."""
-    return f"{vendor}-gpu"
-
-
-def switch_device(vendor: str) -> str:
-    """The name of one of the vendor's switches in the list of devices."""
-    return f"{vendor}-nvswitch"
 
 
 @dataclass(frozen=True)
@@ -226,7 +179,7 @@ def decode(data: bytes) -> Config:
     if [service.name for service in services] != sorted({service.name for service in services}):
         raise EvidenceError("config.services: expected them sorted by name, each name once")
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
-    gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
+    gpu = Gpu.from_fields(top.fields("gpu"), devices) if top.has("gpu") else None
     brokers = _brokers(top.fields("keys")) if top.has("keys") else ()
     data_volumes = _data_volumes(top.array("data", limit=DATA.most)) if top.has("data") else ()
     top.end()
@@ -294,15 +247,7 @@ def encode(config: Config) -> bytes:
     if config.network:
         fields["network"] = [card.to_dict() for card in config.network]
     if config.gpu is not None:
-        gpu = config.gpu
-        fields["gpu"] = {
-            "vendor": gpu.vendor,
-            "architecture": gpu.architecture,
-            "count": gpu.count,
-            "driver": gpu.driver,
-            **({"allowed": [vars(each) for each in gpu.allowed]} if gpu.allowed else {}),
-            **({"switches": gpu.switches} if gpu.switches else {}),
-        }
+        fields["gpu"] = config.gpu.to_dict()
     if config.brokers:
         fields["keys"] = {"brokers": [broker.to_dict() for broker in config.brokers]}
     if config.data:
@@ -336,38 +281,6 @@ def _callers(agent: Fields) -> tuple[Callers, bytes | None]:
     if (callers == TOKENS) != (issuer is not None):
         raise EvidenceError(f"config.agent.issuer: expected a key if, and only if, callers is `{TOKENS}`")
     return callers, issuer
-
-
-def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:
-    gpu = Gpu(
-        fields.text("vendor", limit=32),
-        fields.text("architecture", limit=32),
-        fields.integer("count", low=1, high=MAX_GPUS),
-        fields.text("driver", limit=32),
-        _allowed(fields),
-        fields.integer("switches", low=1, high=MAX_SWITCHES) if fields.has("switches") else 0,
-    )
-    fields.end()
-    for name, device, count in (
-        ("count", gpu_device(gpu.vendor), gpu.count),
-        ("switches", switch_device(gpu.vendor), gpu.switches),
-    ):
-        if (listed := devices.count(device)) != count:
-            raise EvidenceError(f"config.gpu.{name}: got {count}, expected {listed}, as in config.devices")
-    return gpu
-
-
-def _allowed(fields: Fields) -> tuple[GpuFirmware, ...]:
-    if not fields.has("allowed"):
-        return ()
-    found = []
-    for index, item in enumerate(fields.array("allowed", limit=MAX_ALLOWED)):
-        entry = Fields(item, f"config.gpu.allowed[{index}]")
-        found.append(GpuFirmware(entry.text("driver", limit=32), entry.text("vbios", limit=32)))
-        entry.end()
-    if not found or found != sorted(set(found)):
-        raise EvidenceError("config.gpu.allowed: expected at least one firmware, sorted, each once")
-    return tuple(found)
 
 
 def _engine(fields: Fields | None) -> Engine | None:

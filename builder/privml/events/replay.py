@@ -32,6 +32,24 @@ def replay_digests(digests: Iterable[bytes]) -> bytes:
     return value
 
 
+class NoRegister:
+    """A platform without a register that the agent could extend: this process tracks the value that it would have.
+
+    It is a base of the agent's platforms (`agent.tee.Tee`). The value ends with the process.
+    """
+
+    has_register = False
+    _value = ZERO
+
+    def extend(self, digest: bytes) -> None:
+        """Track one extend by a 48-byte digest; ``EvidenceError`` for another length."""
+        self._value = extend(self._value, digest)
+
+    def rtmr3(self) -> bytes:
+        """The value that the register would have (48 bytes)."""
+        return self._value
+
+
 def _replay(pairs: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
     values = dict.fromkeys(RTMRS, ZERO)
     for register, digest in pairs:

@@ -13,7 +13,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
-from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
+from privml.events.gpus import MAX_GPUS, MAX_SWITCHES
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
 from privml.evidence.nvidia import collateral as nvidia_collateral
 from privml.evidence.sections import FORMAT, MAX_SECTION, Device, Devices

@@ -14,7 +14,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
+from privml.events.gpus import MAX_GPUS, MAX_SWITCHES
 from privml.events.registers import REGISTERS
 from privml.events.stages import SERVE, STAGE_OF
 from privml.events.variants import VARIANTS

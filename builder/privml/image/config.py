@@ -8,6 +8,7 @@ from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
 from privml.events import boots, configuration, volumes
 from privml.events.crypt import Broker
+from privml.events.gpus import Gpu, GpuFirmware, gpu_device, switch_device
 from privml.image.filling import MadeVolume
 from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
@@ -76,18 +77,16 @@ def _devices(recipe: Recipe) -> tuple[str, ...]:
     gpu = content.gpu
     if gpu is None:
         return tuple(declared)
-    gpus = (configuration.gpu_device(gpu.vendor),) * gpu.count
-    return (*declared, *gpus, *(configuration.switch_device(gpu.vendor),) * gpu.switches)
+    gpus = (gpu_device(gpu.vendor),) * gpu.count
+    return (*declared, *gpus, *(switch_device(gpu.vendor),) * gpu.switches)
 
 
-def _gpu(recipe: Recipe) -> configuration.Gpu | None:
+def _gpu(recipe: Recipe) -> Gpu | None:
     gpu = recipe.content.gpu
     if gpu is None:
         return None
-    allowed = sorted(configuration.GpuFirmware(each.driver, each.vbios) for each in gpu.allowed)
-    return configuration.Gpu(
-        gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version, tuple(allowed), gpu.switches
-    )
+    allowed = sorted(GpuFirmware(each.driver, each.vbios) for each in gpu.allowed)
+    return Gpu(gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version, tuple(allowed), gpu.switches)
 
 
 def _engine(recipe: Recipe, lock: Lock, models: Sequence[MadeVolume]) -> configuration.Engine | None:

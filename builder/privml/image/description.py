@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
 from privml.events import configuration, stages
+from privml.events.gpus import Gpu
 from privml.events.verity import Verity
 from privml.events.volumes import DATA, MODEL
 from privml.image import uki
@@ -91,7 +92,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
     )
 
 
-def _gpus(gpu: configuration.Gpu) -> Gpus:
+def _gpus(gpu: Gpu) -> Gpus:
     return Gpus(gpu.architecture, gpu.count, gpu.switches)
 
 

@@ -9,19 +9,8 @@ from typing import Any, assert_never
 
 import privml
 from privml.engines.engine import Engine
+from privml.engines.fields import Array, Boolean, Field, Integer, Kind, Number, Numbers, Object, Schema, Text
 from privml.engines.registry import ENGINES
-from privml.engines.requests import (
-    Array,
-    Boolean,
-    Field,
-    Integer,
-    Kind,
-    Number,
-    Numbers,
-    Object,
-    Schema,
-    Text,
-)
 from privml.recipe import schema
 
 _ERROR = {"$ref": "#/components/schemas/Error"}

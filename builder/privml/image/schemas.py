@@ -16,8 +16,8 @@ from privml.base import strictjson
 from privml.base.resource import MAX_GENERATION, MAX_RESOURCE
 from privml.events import boots, network, volumes
 from privml.events.agent import NAMES
-from privml.events.configuration import MAX_GPUS
 from privml.events.crypt import CIPHER, SECTOR_SIZE
+from privml.events.gpus import MAX_GPUS
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema, field_validator
 
-from privml.events.configuration import MAX_ALLOWED, MAX_GPUS
+from privml.events.gpus import MAX_ALLOWED, MAX_GPUS
 from privml.recipe import drivers, modelsource
 from privml.recipe.document import Path
 from privml.recipe.drivers import DRIVERS

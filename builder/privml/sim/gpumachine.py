@@ -18,7 +18,7 @@ from privml.agent.nscq import LOCKED
 from privml.agent.nvml import PROTECTED_PCIE, SIMULATION, State
 from privml.base.errors import HostError
 from privml.events import configuration
-from privml.events.configuration import Gpu, gpu_device, switch_device
+from privml.events.gpus import Gpu, gpu_device, switch_device
 from privml.evidence.nvidia.families import HOPPER, LS10
 from privml.evidence.nvidia.roles import SIMULATION as NAMING
 from privml.sim.gpu import GPU_VBIOS, SimulatedDevice, device_evidence, gpu_opaque, switch_opaque

@@ -9,34 +9,23 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from privml.events.registers import ZERO
-from privml.events.replay import extend
+from privml.events.replay import NoRegister
 from privml.evidence.snp.collateral import CERTIFICATES
 from privml.sim import launcher, snpreport
 
 
-class SimulatedSnpTee:
+class SimulatedSnpTee(NoRegister):
     """The `agent.tee.Tee` of development images on a simulated SNP machine. Like SNP, it has no register."""
 
     name = "simulated"
     kind = "snp"
-    has_register = False
 
     def __init__(self, *, launch: Path = launcher.SIM_LAUNCH) -> None:
         self._launch = launcher.digest(launch, "the launcher's digest")
-        self._value = ZERO
 
     def quote(self, report_data: bytes) -> bytes:
         """A report of the simulated platform."""
         return snpreport.make_report(self._launch, report_data)
-
-    def extend(self, digest: bytes) -> None:
-        """Track the value that a register would have."""
-        self._value = extend(self._value, digest)
-
-    def rtmr3(self) -> bytes:
-        """The value that a register would have, in this process only."""
-        return self._value
 
     def boot_log(self) -> bytes:
         """Empty: nothing is measured after the launch."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.strictjson import Fields
-from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
+from privml.events.gpus import MAX_GPUS, MAX_SWITCHES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from privml.base.errors import EvidenceError
-from privml.events.registers import ZERO
-from privml.events.replay import extend
+from privml.events.replay import NoRegister
 from privml.evidence import tsm
 from privml.evidence.quotefault import QuoteFault
 from privml.evidence.snp.collateral import CERTIFICATES
@@ -32,7 +31,7 @@ _PLACES = (
 """The places of a chain, and the kinds of certificates in the table that can be there."""
 
 
-class SnpTee:
+class SnpTee(NoRegister):
     """An AMD SEV-SNP guest on Linux >= 6.7.
 
     The agent's stages are in no register: only the report data covers its log. So an attestor that is started again
@@ -41,7 +40,6 @@ class SnpTee:
 
     name = "snp"
     kind = "snp"
-    has_register = False
 
     def __init__(
         self,
@@ -51,7 +49,6 @@ class SnpTee:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._reports = tsm.Reports(PROVIDER, SIZE - 1, extra=True, reports=reports, files=files, sleep=sleep)
-        self._value = ZERO
         self._certificates: tuple[bytes, ...] = ()
 
     def absent(self) -> QuoteFault | None:
@@ -66,14 +63,6 @@ class SnpTee:
         except EvidenceError:
             self._certificates = ()  # the caller can get them elsewhere
         return answer.quote
-
-    def extend(self, digest: bytes) -> None:
-        """Track the value that a register would have."""
-        self._value = extend(self._value, digest)
-
-    def rtmr3(self) -> bytes:
-        """The value that a register would have, in this process only."""
-        return self._value
 
     def boot_log(self) -> bytes:
         """Empty: nothing is measured after the launch."""
