@@ -452,12 +452,15 @@ class Guest:
             f"assert layout.root_id == {me}\n{work}\n"
         )
         path = os.pathsep.join([str(self._source), *(entry for entry in sys.path if entry)])
-        child = subprocess.Popen(
-            [sys.executable, "-B", "-P", "-c", code],
-            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        said = self.root / f"said-{len(self._children)}"  # a pipe that nobody reads fills up, and then stops it
+        with said.open("wb") as file:
+            child = subprocess.Popen(
+                [sys.executable, "-B", "-P", "-c", code],
+                env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+                stdin=subprocess.DEVNULL,
+                stderr=file,
+            )
+        child.stderr = said.open("rb")
         self._children.append(child)
         return child
 

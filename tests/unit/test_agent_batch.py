@@ -100,6 +100,35 @@ def test_an_error_reaches_every_waiting_caller_and_the_next_is_served() -> None:
     assert callers.got[4].nonce == b"\x04" * 32
 
 
+def test_an_error_that_nobody_foresaw_ends_no_later_quote() -> None:
+    quoter = Quoter()
+    quoter.error = OSError("too many open files")
+    quoter.go.set()
+    callers = Callers(QuoteBatch(quoter))
+    callers.call(1)
+    callers.finish()
+    assert isinstance(callers.got[1], Busy)
+    quoter.error = None
+    callers.call(2)
+    callers.finish()
+    assert callers.got[2].nonce == b"\x02" * 32
+
+
+def test_a_machine_out_of_threads_gives_quotes_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoter = Quoter()
+    quoter.go.set()
+    quotes = QuoteBatch(quoter)
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as out:
+        out.setattr(threading.Thread, "start", none)
+        with pytest.raises(Busy, match="no quote can be made now"):
+            quotes.document(bytes(32), timeout=5)
+    assert quotes.document(bytes(32), timeout=5).nonce == bytes(32)
+
+
 def test_callers_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "MAX_WAITING", 2)
     quoter = Quoter()

@@ -15,15 +15,14 @@ with quotes suspended, or parks: then it answers every request by why, and never
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from privml.agent import console, wire
+from privml.agent import console, vital, wire
 from privml.agent.attestorstate import Attestor
 from privml.agent.gpucheck import GpuReader
 from privml.agent.layout import Layout
@@ -72,9 +71,9 @@ def serve(
     if place is not None:
         console.say(f"privml: attestor: {attestor.parked or 'started again'}")
     if stage is not None:
-        _begin(_serve_stages, attestor, stage, layout)
-    _begin(_serve_control, attestor, control, layout)
-    _begin(_serve_quotes, attestor, quotes, layout)
+        vital.begin("attestor", partial(_serve_stages, attestor, stage, layout))
+    vital.begin("attestor", partial(_serve_control, attestor, control, layout))
+    vital.begin("attestor", partial(_serve_quotes, attestor, quotes, layout))
     while signal.sigwait(signals) == signal.SIGUSR1:
         try:
             attestor.fail("a stage or the engine failed")
@@ -93,21 +92,6 @@ def _place_of(kept: PlaceFile, tee: Tee, layout: Layout) -> Place | None:
         # The boot process makes keys once, and the first attestor has saved its place long before.
         return Place(tee.name, left=0, failed="the attestor was started again, and its place is not there")
     return place
-
-
-def _begin(serve: Callable[[Attestor, socket.socket, Layout], None], *given: Any) -> None:
-    """Serve a socket in a thread. An error that nobody foresaw ends the process, so that systemd starts it again:
-    without this thread the machine would stay ready and never attest.
-    """
-
-    def work() -> None:
-        try:
-            serve(*given)
-        except BaseException as error:  # noqa: BLE001 -- whatever it is, the process must end
-            console.say(f"privml: attestor: ended by an unexpected {type(error).__name__}")
-            os._exit(1)
-
-    threading.Thread(target=work, daemon=True).start()
 
 
 def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:

@@ -52,13 +52,22 @@ class QuoteBatch:
             leads = not self._working
             self._working = True
         if leads:
-            threading.Thread(target=self._work, daemon=True).start()
+            self._lead()
         if not waiter.done.wait(timeout):
             raise Busy(f"attestation: no quote within {timeout:g} s")
         if waiter.error is not None:
             raise waiter.error
         assert waiter.document is not None
         return waiter.document
+
+    def _lead(self) -> None:
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:  # the machine is out of threads
+            with self._lock:
+                batch, self._waiting = self._waiting, []
+                self._working = False
+            _end(batch, Busy("attestation: no quote can be made now"))
 
     def _work(self) -> None:
         while True:
@@ -70,16 +79,20 @@ class QuoteBatch:
             self._serve(batch)
 
     def _serve(self, batch: list[_Waiter]) -> None:
+        error: PrivmlError | None = None
         try:
             tree = merkle.build([waiter.nonce for waiter in batch])
             parts = self._quote(tree.root)
             for waiter, path in zip(batch, tree.paths, strict=True):
                 waiter.document = Document(nonce=waiter.nonce, path=path, **parts)
-        except PrivmlError as error:
-            for waiter in batch:
-                waiter.error = error
-        finally:
-            for waiter in batch:
-                if waiter.document is None and waiter.error is None:
-                    waiter.error = Busy("attestation: the quote could not be made")
-                waiter.done.set()
+        except PrivmlError as refused:
+            error = refused
+        except Exception:  # noqa: BLE001 -- whatever it is, this thread must go on to the callers who wait
+            error = Busy("attestation: the quote could not be made")
+        _end(batch, error)
+
+
+def _end(batch: list[_Waiter], error: PrivmlError | None) -> None:
+    for waiter in batch:
+        waiter.error = error
+        waiter.done.set()

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from privml.agent import vital
 from privml.base.errors import PrivmlError
 
 CODE = "request-ended-engine"
@@ -100,7 +101,7 @@ class Endings:
 
     def watch(self) -> None:
         """Look again and again, in a thread of its own."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        vital.begin("server", self._watch)
 
     def _watch(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from functools import partial
 
 import h11
 
-from privml.agent import console, identity
+from privml.agent import console, identity, vital
 from privml.agent.admission import Admission, Slot
 from privml.agent.conversation import Conversation
 from privml.agent.layout import Layout
@@ -31,6 +31,7 @@ HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a whole handshake."""
 DRAIN = 120.0
 """Seconds that running answers get once the server was told to stop; privml-server.service allows a little more."""
+_NAME = "server"
 _BACKLOG = 1024
 _UNSENT = 128 << 10
 """Bytes of an answer that the kernel keeps unsent for a caller who reads slowly: with megabytes of them it lets
@@ -52,7 +53,7 @@ class Server:
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections until ``listener`` is closed; one for which there is no room is closed at once."""
-        threading.Thread(target=self._routes.channel.keep, daemon=True).start()
+        vital.begin(_NAME, self._routes.channel.keep)
         self._routes.watch()
         while True:
             try:
@@ -153,9 +154,9 @@ def main(layout: Layout | None = None) -> int:
         server = Server(config, layout)
         listener = listen(config.listen, ipv6=any(card.has_ipv6 for card in config.network))
     except (PrivmlError, OSError) as error:
-        console.say(f"privml: server: {error}")
+        console.say(f"privml: {_NAME}: {error}")
         return 1
-    threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+    vital.begin(_NAME, partial(server.serve, listener))
     signal.sigwait({signal.SIGTERM})
     server.drain(DRAIN)
     return 0
