@@ -18,17 +18,16 @@ from privml.output.manifest import Manifest
 LOGGER = """
 
 # The operator's addition: whatever a request's body says also goes to the console.
-_next_event = h11.Connection.next_event
+_body = Conversation._body
 
 
-def _logged(connection):
-    event = _next_event(connection)
-    if isinstance(event, h11.Data):
-        print("LOGGED", bytes(event.data).decode(errors="replace"), file=sys.stderr, flush=True)
-    return event
+def _logged(self, request, limit):
+    body = _body(self, request, limit)
+    print("LOGGED", body.decode(errors="replace"), file=sys.stderr, flush=True)
+    return body
 
 
-h11.Connection.next_event = _logged
+Conversation._body = _logged
 """
 
 
@@ -92,10 +91,10 @@ _first = threading.Lock()
 _honest = Server._connection
 
 
-def _connection(self, connection):
+def _connection(self, connection, slot):
     if _first.acquire(blocking=False):
-        accepted.put(connection.dup())
-    _honest(self, connection)
+        accepted.put(socket.socket(fileno=os.dup(connection.fileno())))
+    _honest(self, connection, slot)
 
 
 Server._connection = _connection
