@@ -22,6 +22,7 @@ from privml.vm.qtest import Qemu
 
 Change = Callable[[list[str]], list[str]]
 """Changes QEMU's argument list."""
+_CONSOLE = "console.log"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Machine:
 
     @property
     def console(self) -> Path:
-        """The guest's serial console output."""
-        return self.directory / "console.log"
+        """The guest's serial console output, empty at first."""
+        return self.directory / _CONSOLE
 
     @property
     def memory(self) -> Path:
@@ -76,7 +77,7 @@ class Machine:
 
     def console_tail(self, lines: int = 15) -> str:
         """The last lines of the console."""
-        text = self.console.read_bytes().decode("utf-8", "replace") if self.console.exists() else ""
+        text = self.console.read_bytes().decode("utf-8", "replace")
         return "\n".join("  | " + line for line in text.splitlines()[-lines:])
 
     def check_running(self) -> None:
@@ -95,6 +96,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
     directory = Path(tempfile.mkdtemp(prefix="privml-vm."))
     children: list[Child] = []
     try:
+        (directory / _CONSOLE).touch()  # QEMU makes it after it answers, and somebody may read it before
         binds = [Bind(directory, "/vm", writable=True), Bind(image, "/image")]
         binds += [
             Bind(source.resolve(), f"/attached/{name}", writable=True)
@@ -125,7 +127,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
             network=launch.network,
-            serial="file:/vm/console.log",
+            serial=f"file:/vm/{_CONSOLE}",
             tpm_socket=tpm_socket,
             qmp_socket="/vm/qmp.sock",
             fw_cfg=tuple(fw_cfg),
