@@ -23,7 +23,8 @@ _body = Conversation._body
 
 def _logged(self, request, limit):
     body = _body(self, request, limit)
-    print("LOGGED", body.decode(errors="replace"), file=sys.stderr, flush=True)
+    if body:
+        print("LOGGED", body.decode(errors="replace"), file=sys.stderr, flush=True)
     return body
 
 
