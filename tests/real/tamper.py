@@ -111,7 +111,7 @@ def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Pat
 def root_with(tools: ToolsTree, image: Path, manifest: Manifest, out: Path, addition: str) -> dict[str, Path]:
     """root.raw with further code in the agent's server, and a uki.efi that names its new root hash."""
     targets = {"root.raw": out / "root.raw", "uki.efi": out / "uki.efi"}
-    if all(path.is_file() for path in targets.values()) and _of(out, manifest):
+    if all(path.is_file() for path in targets.values()) and _of(out, manifest, addition):
         return targets
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
@@ -132,7 +132,7 @@ def root_with(tools: ToolsTree, image: Path, manifest: Manifest, out: Path, addi
         )
         raw.rename(targets["root.raw"])
         _uki(tools, image / "uki.efi", manifest, verity, work).rename(targets["uki.efi"])
-    write_atomic(out / ".of", manifest.encode())
+    write_atomic(out / ".of", manifest.encode() + addition.encode())
     return targets
 
 
@@ -165,9 +165,9 @@ def other_model(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) ->
 _SEED = "7d1f0b8e-0000-4000-8000-000000000001"
 
 
-def _of(out: Path, manifest: Manifest) -> bool:
+def _of(out: Path, manifest: Manifest, addition: str = "") -> bool:
     mark = out / ".of"
-    return mark.is_file() and mark.read_bytes() == manifest.encode()
+    return mark.is_file() and mark.read_bytes() == manifest.encode() + addition.encode()
 
 
 def extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
