@@ -221,10 +221,10 @@ def test_a_container_without_loop_devices(tmp_path: Path, tdx_min: Path) -> None
 # the apt that the tests' expectations are of. The libraries are in a folder of their own: their programs, such as
 # zizmor, are not in the environment, and environments that a test makes do not have them.
 NEED_MORE = (
-    "client_environment", "client_proxy", "demonstration", "endorse_command", "export_command", "host_facts",
-    "image_fetched", "library", "lock_archive", "lock_modelfolder", "lock_modelsources", "lock_requirements",
-    "packaging", "publish_artefacts", "publish_command", "publish_signer", "store_faults", "store_pypi", "ways_out",
-    "workflows",
+    "client_environment", "client_proxy", "demonstration", "endorse_command", "export_command", "export_snp",
+    "host_facts", "image_fetched", "library", "lock_archive", "lock_modelfolder", "lock_modelsources",
+    "lock_requirements", "packaging", "publish_artefacts", "publish_command", "publish_signer", "store_faults",
+    "store_pypi", "ways_out", "workflows",
 )  # fmt: skip
 # Refused by each Python, in other words: a name that is too long, endless trailers.
 IN_OTHER_WORDS = (
