@@ -1,7 +1,7 @@
 """An engine and callers of small requests that cost little themselves: 0.02 ms of processor time each.
 
-Both are loops of system calls. With an engine and callers on asyncio, three quarters of two processors went to them,
-and rates said more about them than about what is measured.
+Both are loops of system calls. An engine and callers on asyncio cost more than what is measured, so that rates on one
+machine said more about them.
 """
 
 from __future__ import annotations
