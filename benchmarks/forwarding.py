@@ -73,7 +73,7 @@ proxy.server(("127.0.0.1", int(port)), guests, receipts=receipts).run()
 
 
 async def engine(path: str) -> None:
-    """Serve on a Unix socket: `max_tokens` pieces, at `PACE` with temperature 1, else at once."""
+    """Serve streams on a Unix socket: `max_tokens` pieces, at `PACE` with temperature 1, else at once."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -83,9 +83,6 @@ async def engine(path: str) -> None:
                     (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
                 )
                 asked = json.loads(await reader.readexactly(length)) if length else {}
-                if not asked.get("stream"):
-                    writer.write(smallrequests.ANSWER)
-                    continue
                 writer.write(_STREAM)
                 begun, paced = time.perf_counter(), asked.get("temperature") == 1
                 for number in range(asked["max_tokens"]):
