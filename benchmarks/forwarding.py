@@ -35,6 +35,8 @@ from privml.statement.predicate import encode
 ROOT = Path(__file__).resolve().parents[1]
 PACE = 50
 """Tokens a second of each paced stream."""
+SMALL_CALLERS = 16
+"""Callers of small requests at once."""
 KINDS = ("", "open", "receipts")
 """The ways of a proxy: sealed, open, and sealed with receipts."""
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -247,7 +249,9 @@ def served(name: str, checkout: Path, number: int, *, small_only: bool = False) 
     """The agent and the proxy of a checkout, in front of an engine of their own."""
     builder = checkout / "builder"
     with ExitStack() as stack:
-        made: Guest = stack.enter_context(guest(a_config(max_concurrency=number, per_address=0), builder=builder))
+        made: Guest = stack.enter_context(
+            guest(a_config(max_concurrency=max(number, SMALL_CALLERS), per_address=0), builder=builder)
+        )
         made.start_server()
         if not made.boot().run():
             raise RuntimeError(f"the guest does not boot: {made.said}")
@@ -287,7 +291,7 @@ def main() -> None:
     loads: dict[str, Callable[[Endpoint], Run]] = {
         "paced": lambda endpoint: streams(endpoint, number, int(words.seconds * PACE), paced=True),
         "flat": lambda endpoint: streams(endpoint, number, 500, paced=False),
-        "small": lambda endpoint: small(endpoint, 16, words.seconds),
+        "small": lambda endpoint: small(endpoint, SMALL_CALLERS, words.seconds),
     }
     chosen = [load for load in loads if load in words.loads.split(",")]
     for group in (("paced", "flat"), ("small",)):
