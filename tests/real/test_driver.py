@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import ROOT, privml, rebuilt, succeeded
+from tests.real.gpuvariant import development
 from tests.real.simulation import SIMULATED_ROOT
 from tests.real.test_channel import built_tree, vectors
 from tests.unit.nvml_fake import reader_code, reader_service
@@ -77,20 +77,8 @@ def test_the_guest_loads_the_driver_and_is_parked_without_a_gpu() -> None:
 @only_gpu
 def test_a_development_image_is_ready_with_simulated_gpus(tmp_path: Path) -> None:
     """Units, users, sockets and sandboxes of the stage `gpu` in a guest; the library and the device are simulated."""
-    recipes = tmp_path / "recipes"
-    shutil.copytree(ROOT / "recipes", recipes)
-    fields = {
-        "extends": f"./{NAME}.yaml",
-        "description": "For a test.",
-        "variant": "development",
-        "firmware": {"tdx": {"package": "ovmf-generic"}},
-        "platforms": ["qemu-11-q35-tpm"],
-    }
-    (recipes / "gpu-dev.yaml").write_text(json.dumps(fields))
-    shutil.copyfile(recipes / f"{NAME}.lock.json", recipes / "gpu-dev.lock.json")
-    succeeded(privml("lock", str(recipes / "gpu-dev.yaml"), "--allow-expired"))
     image = tmp_path / "gpu-dev"
-    succeeded(privml("image", str(recipes / "gpu-dev.yaml"), "--output", str(image)))
+    succeeded(privml("image", str(development(NAME, tmp_path)), "--output", str(image)))
     command = [str(Path(sys.executable).with_name("privml-build")), "run", str(image), "--timeout", "600"]
     machine = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = threading.Timer(700, machine.kill)

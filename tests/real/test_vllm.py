@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from tests.real import smollm2
-from tests.real.conftest import ROOT, privml, rebuilt
+from tests.real.conftest import ROOT, privml, rebuilt, succeeded
+from tests.real.gpuvariant import development
 from tests.real.tamper import extract
 
 from privml.image.workplace import Workplace
@@ -72,3 +74,19 @@ def test_the_guest_is_parked_without_a_gpu(image: Path) -> None:
     said = done.stdout + done.stderr
     assert "guest stage `gpu` failed: gpu: recipe declares 1 GPU, found 0" in said
     assert "NVRM: No NVIDIA GPU found." in said
+
+
+def test_with_a_simulated_gpu_the_engine_says_why_it_ends(image: Path, tmp_path: Path) -> None:
+    """A development variant: every stage up to the engine, which then finds no device of CUDA. Minutes of imports."""
+    shutil.copytree(MODEL, tmp_path / "models" / "smollm2")
+    recipe = development(NAME, tmp_path, shapes=[{"vcpus": 2, "memory": "8GiB"}])
+    built = tmp_path / "gpu-dev"
+    succeeded(privml("image", str(recipe), "--output", str(built), timeout=3600))
+    done = privml("run", str(built), "--console", "--timeout", "3000", timeout=3600)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "privml: stage gpu: ok: SIMULATED: 1 x hopper" in said
+    # The line is vLLM's own.
+    assert re.search(
+        r"guest stage `engine` failed: engine: exited before it was ready; it said last: .*device", said
+    ), said

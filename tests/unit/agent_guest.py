@@ -353,6 +353,7 @@ class Guest:
             dev=root / "dev",
             root_id=me,
             server_id=me,
+            engine_id=os.getgid(),
             data_id=os.getgid(),
         )
         self.config = config

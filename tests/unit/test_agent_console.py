@@ -150,7 +150,7 @@ def test_nothing_that_an_engine_sends_is_in_an_error(raw: tuple[Guest, RawEngine
     """An engine that was restarted has seen prompts."""
     made, engine = raw
     engine.answer = ANSWERS[what]
-    start = EngineStart(engine, engine_named("llama-server"), made.layout, ["tiny"], wait=5.0)
+    start = EngineStart(engine, engine_named("llama-server"), made.layout, ["tiny"], wait=5.0, secret=False)
     with pytest.raises(PrivmlError) as caught:
         start.start()
     assert CANARY not in str(caught.value)

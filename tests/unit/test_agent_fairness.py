@@ -172,6 +172,15 @@ def test_no_more_enter_than_there_are_places_for() -> None:
     assert [places.enter() for _ in range(2)] == [True, False]
 
 
+def test_a_place_that_is_given_back_twice_does_not_become_two() -> None:
+    places = Places(2)
+    assert places.enter()
+    places.leave()
+    with pytest.raises(ValueError, match="nobody had"):
+        places.leave()
+    assert [places.enter() for _ in range(3)] == [True, True, False]
+
+
 def test_nothing_of_an_address_stays() -> None:
     limit = PerAddress(2)
     assert limit.enter("192.0.2.1")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound, restarts, server
-from privml.agent.layout import FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
+from privml.agent.layout import ENGINE_ID, FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
 from privml.image import render
@@ -149,7 +149,7 @@ def test_user_ids_and_directories_match_the_code() -> None:
     assert re.search(rf"^u privml {SERVER_ID}:{SERVER_ID} ", text, re.MULTILINE)
     assert "privml-engine" not in text  # a guest without an engine has no user for one
     text = (ENGINE / "usr/lib/sysusers.d/privml-engine.conf").read_text()
-    assert re.search(r"^u privml-engine 901:901 ", text, re.MULTILINE)
+    assert re.search(rf"^u privml-engine {ENGINE_ID}:{ENGINE_ID} ", text, re.MULTILINE)
     layout = Layout()
     folders = unit(UNITS / "privml-attestor.service")["Service"]["RuntimeDirectory"][0].split()
     assert folders == [str(path.relative_to("/run")) for path in (layout.run, layout.stage_socket.parent)]
@@ -310,7 +310,7 @@ def test_the_engine_has_no_device_but_the_gpus_of_a_guest_that_has_some() -> Non
 def test_the_group_of_the_nodes_is_that_of_the_code() -> None:
     text = (GPU / "usr/lib/sysusers.d/privml-gpu.conf").read_text()
     assert re.search(rf"^u privml-gpu {GPU_ID}:{GPU_ID} ", text, re.MULTILINE)
-    assert GPU_ID not in (SERVER_ID, 901) and own.FIRST_ID > GPU_ID
+    assert GPU_ID not in (SERVER_ID, ENGINE_ID) and own.FIRST_ID > GPU_ID
 
 
 def test_the_guest_with_gpus_listens_for_questions_before_boot_and_attestor_start() -> None:
@@ -336,7 +336,7 @@ def test_fabric_manager_has_a_user_of_its_own_and_the_engine_no_way_to_the_switc
     text = (PPCIE / "usr/lib/sysusers.d/privml-fabric.conf").read_text()
     assert re.search(rf"^u privml-fabric {FABRIC_ID}:{FABRIC_ID} ", text, re.MULTILINE)
     assert re.search(rf"^g privml-switch {SWITCH_ID}$", text, re.MULTILINE)
-    assert len({SERVER_ID, 901, GPU_ID, FABRIC_ID, SWITCH_ID}) == 5 and max(FABRIC_ID, SWITCH_ID) < own.FIRST_ID
+    assert len({SERVER_ID, ENGINE_ID, GPU_ID, FABRIC_ID, SWITCH_ID}) == 5 and max(FABRIC_ID, SWITCH_ID) < own.FIRST_ID
     engine = unit(GPU / "etc/systemd/system/privml-engine.service.d/gpu.conf")["Service"]
     assert not {"privml-fabric", "privml-switch"} & set(" ".join(engine["SupplementaryGroups"]).split())
     assert not list(PPCIE.rglob("privml-engine*"))

@@ -94,8 +94,8 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
         ("model", "model: the volume has no file `x.gguf`", "build the image again"),
         ("model", "data: the volume does not match the measured configuration", "attach the disks of the build"),
         ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
-        ("engine", "engine: exited before it was ready", "keeps nothing that its engine prints"),
-        ("engine", "the engine exited, after 5 restarts within an hour", "keeps nothing that its engine prints"),
+        ("engine", "engine: exited before it was ready", "shows nothing that its engine prints but"),
+        ("engine", "the engine exited, after 5 restarts within an hour", "shows nothing that its engine prints but"),
         ("gpu", "gpu: recipe declares 1 GPU, found 0", "give the guest the GPUs"),
         ("gpu", "gpu-cc-off: environment 0, expected environment 1", "set the GPU's mode"),
         ("gpu", "gpu-chain: a root of its own", "does not prove that it is genuine"),
@@ -121,7 +121,7 @@ def test_the_remedy_for_an_engine_promises_no_lines_that_its_unit_drops() -> Non
     of_engine = [path for path in units if path.is_file() and "privml-engine.service" in str(path)]
     said = "".join(path.read_text() for path in of_engine)
     assert said.count("StandardError=") == said.count("StandardError=null") == 1
-    assert "a guest keeps nothing that its engine prints" in stages._ENGINE_ENDED
+    assert "a guest shows nothing that its engine prints but the last line before any request" in stages._ENGINE_ENDED
 
 
 def test_every_remedy_is_for_words_of_the_agent() -> None:

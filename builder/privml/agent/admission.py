@@ -38,21 +38,24 @@ class Places:
     """At most ``limit`` of something at a time, for whoever enters and leaves. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        self._left = limit
+        self._limit = limit
+        self._taken = 0
         self._lock = threading.Lock()
 
     def enter(self) -> bool:
         """Take a place; False if there is none."""
         with self._lock:
-            if not self._left:
+            if self._taken >= self._limit:
                 return False
-            self._left -= 1
+            self._taken += 1
         return True
 
     def leave(self) -> None:
-        """Give a place back."""
+        """Give a place back. ValueError if none is taken: that would raise the limit for ever."""
         with self._lock:
-            self._left += 1
+            if not self._taken:
+                raise ValueError("a place was given back that nobody had")
+            self._taken -= 1
 
 
 class PerAddress:

@@ -237,6 +237,7 @@ class Boot:
                 self._layout,
                 [model.name for model in config.models],
                 wait=self._engine_wait,
+                secret=bool(config.encrypted),
             )
         self._config = config
         if config.gpu is not None:

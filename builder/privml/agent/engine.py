@@ -1,11 +1,10 @@
-"""Replace this process with the engine: measured argv, environment from the engine's record."""
+"""Run the engine: measured argv, environment from the engine's record. Its last line may be asked for (`lastline`)."""
 
 from __future__ import annotations
 
-import os
 import sys
 
-from privml.agent import console
+from privml.agent import console, lastline
 from privml.agent.layout import Layout
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.registry import engine_named
@@ -13,13 +12,14 @@ from privml.events import configuration
 
 
 def main(layout: Layout | None = None) -> int:
-    """Replace this process with the engine; returns only on failure."""
+    """Run the engine to its end; its exit status, or 1 if it cannot be started."""
+    layout = layout or Layout()
     try:
-        measured = configuration.read((layout or Layout()).config).engine
+        measured = configuration.read(layout.config).engine
         if measured is None:
             raise HostError("the measured configuration names no engine")
         environment = dict(engine_named(measured.name).environment)
-        os.execve(measured.argv[0], measured.argv, environment)  # noqa: S606 -- argv is measured, and there is no shell
+        return lastline.run(measured.argv, environment, layout.engine_line)
     except (PrivmlError, OSError) as error:
         console.say(f"privml: engine: {error}")
     return 1

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-from privml.agent import exchange
+from privml.agent import exchange, lastline
 from privml.agent.layout import Layout
 from privml.agent.process import Restartable
 from privml.base.errors import HostError
@@ -19,17 +19,32 @@ def _nothing() -> None:
     return
 
 
+def _no_line() -> str:
+    return ""
+
+
 class EngineStart:
-    """The engine of this machine. ``models`` are the names that it serves, ``wait`` bounds its start in seconds."""
+    """The engine of this machine. ``models`` are the names that it serves, ``wait`` bounds its start in seconds.
+
+    ``secret`` says that its models are: then nothing that it prints is shown.
+    """
 
     def __init__(
-        self, process: Restartable, record: Engine, layout: Layout, models: Sequence[str], *, wait: float
+        self,
+        process: Restartable,
+        record: Engine,
+        layout: Layout,
+        models: Sequence[str],
+        *,
+        wait: float,
+        secret: bool,
     ) -> None:
         self._process = process
         self._record = record
         self._layout = layout
         self._models = models
         self._wait = wait
+        self._secret = secret
         self._user: int | None = None
 
     @property
@@ -41,15 +56,23 @@ class EngineStart:
         """True once its processes have exited."""
         return not self._process.alive()
 
-    def start(self, check: Callable[[], None] = _nothing) -> None:
-        """Start it and make the first completions; ``HostError`` if that fails. It calls ``check`` while it waits."""
+    def start(self) -> None:
+        """Start it and make the first completions; ``HostError`` if that fails, with what it said last."""
+        if self._secret:
+            self._start(_nothing, _no_line)
+            return
+        with contextlib.closing(lastline.Listener(self._layout.engine_line, self._layout.engine_id)) as listener:
+            self._start(_nothing, listener.line)
+
+    def _start(self, check: Callable[[], None], said: Callable[[], str]) -> None:
+        """Start it, call ``check`` while waiting, and make the first completions."""
         self._process.start()
         with contextlib.suppress(OSError):
             self._user = self._layout.engine.stat().st_uid
         end = time.monotonic() + self._wait
         while not self._is_healthy():
             if not self._process.alive():
-                raise HostError("engine: exited before it was ready")
+                raise HostError(f"engine: exited before it was ready{_quoted(said())}")
             if time.monotonic() >= end:
                 raise HostError(f"engine: not ready after {self._wait:g} s")
             check()
@@ -57,13 +80,16 @@ class EngineStart:
         self._try()
 
     def again(self, check: Callable[[], None]) -> None:
-        """End what is left of it, and `start` it where nothing of it is left."""
+        """End what is left of it, and start it as `start` does where nothing of it is left, calling ``check``.
+
+        What it says then is not shown: the machine has had requests.
+        """
         self._process.stop()
         if self._process.alive():
             raise HostError("engine: it goes on after it was stopped")
         if left := self._left():
             raise HostError(f"engine: the one that exited left {left}")
-        self.start(check)
+        self._start(check, _no_line)
 
     def _left(self) -> str:
         """What there still is of an engine that was stopped; empty if nothing."""
@@ -100,3 +126,7 @@ class EngineStart:
                 answers.append(answer)
             if fault := trial.fault(answers):
                 raise HostError(f"engine: engine-answers-wrong: {fault}")
+
+
+def _quoted(line: str) -> str:
+    return f"; it said last: {line}" if line else ""

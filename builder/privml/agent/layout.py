@@ -11,6 +11,8 @@ from privml.events.services import DATA_ID
 
 SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
+ENGINE_ID = 901
+"""uid and gid of the user `privml-engine` (sysusers.d/privml-engine.conf)."""
 GPU_ID = 902
 """uid and gid of the user `privml-gpu`; its group owns the nodes of GPUs (sysusers.d/privml-gpu.conf)."""
 FABRIC_ID = 903
@@ -24,7 +26,8 @@ class Layout:
     """Paths and numbers of the running guest.
 
     ``run`` is a tmpfs directory owned by root; ``root_id`` is the uid that may drive the stages, ``server_id`` the
-    uid (and group) that may ask for quotes and owns the TLS key, ``data_id`` the group that may read data volumes.
+    uid (and group) that may ask for quotes and owns the TLS key, ``engine_id`` the engine's group, ``data_id`` the
+    group that may read data volumes.
     """
 
     config: Path = Path("/etc/privml/config.json")
@@ -38,6 +41,7 @@ class Layout:
     dev: Path = Path("/dev")
     root_id: int = 0
     server_id: int = SERVER_ID
+    engine_id: int = ENGINE_ID
     data_id: int = DATA_ID
 
     @property
@@ -94,6 +98,11 @@ class Layout:
     def keys_section(self) -> Path:
         """The keys section of this boot's documents, for the server to name in what it signs."""
         return self.run / "keys" / "section"
+
+    @property
+    def engine_line(self) -> Path:
+        """The boot process's socket for the engine's last line: the engine's group, only during stage `engine`."""
+        return self.run / "engine-line.sock"
 
     def engine_socket(self, engine: Engine) -> Path:
         """The engine's socket. Only the users of engine and server may enter its directory."""
