@@ -7,7 +7,6 @@ in its path and Python's standard library; `cryptography` only where confidentia
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
 import importlib.util
 import io
 import json
@@ -26,6 +25,7 @@ from privml.agent.nvml import Nvml
 from privml.base.errors import PrivmlError
 from privml.events.gpus import Gpu
 
+LIBRARY = "libnvidia-ml.so.1"
 READER = (
     "import sys\nfrom functools import partial\nfrom pathlib import Path\n"
     "from privml.agent import gpureader\nfrom privml.agent.nvml import Nvml\n"
@@ -89,14 +89,11 @@ def check(place: Path, library: Path, driver: str) -> bool:
 
 
 def main() -> int:
-    """Find the library and the driver's version, and check."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ctypes.util.find_library("nvidia-ml")
+    """Find the driver's version, and check with its library: the one given, else the one in the loader's path."""
+    name = sys.argv[1] if len(sys.argv) > 1 else LIBRARY
     version = Path("/sys/module/nvidia/version")
     driver = version.read_text().strip() if version.is_file() else "0.0"
     say("machine", "ok", {"library": name, "driver": driver, "python": sys.version.split()[0]})
-    if name is None:
-        say("nvml", "failed", "there is no libnvidia-ml.so.1 in the loader's path: give its path as an argument")
-        return 1
     try:
         with reader(Path(name)) as place:
             return 0 if check(place, Path(name), driver) else 1
