@@ -22,7 +22,9 @@ from tests.device import kernel, prepare
 
 import privml
 from privml.base.errors import UsageError
+from privml.events.variants import PRODUCTION
 from privml.lock.models import Wheel
+from privml.lock.trees import agent_tree
 from privml.recipe.compiled import TRITON, record_of
 from privml.sim import gpu as sim
 
@@ -168,6 +170,11 @@ def test_the_folder_has_all_that_a_machine_without_a_network_needs(prepared: Pre
     names = {"cuda.h", "gpu.sh", "kernel.py", "libcuda.c", "package", "privml_launcher.c", "scaled.cubin", "stage.py"}
     names |= {f"{kernel.MODULE}{ending}" for ending in prepared.endings}
     assert {path.name for path in prepared.folder.iterdir()} - {"results.jsonl"} == names
+    package = prepared.folder / "package"
+    agent = agent_tree(PRODUCTION, given(Path()).builder)
+    assert {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()} == {
+        each.path for each in agent.files
+    }
     assert (prepared.folder / "scaled.cubin").read_bytes() == (DEVICE / "scaled.ptx").read_bytes()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from image_fake import keep as keep_deb
 from test_lock_deb import file, link, package
 
+from privml.base import strictjson
 from privml.base.errors import BuildError, Differs, EvidenceError, InputsError
 from privml.events.verity import Verity
 from privml.image import driver as room
@@ -28,6 +30,7 @@ from privml.recipe.loader import shipped
 from privml.store.objects import Store
 
 RELEASE = "7.3.4+deb13-amd64"
+DRIVER_RECORDS = shipped().parent / driverrecord.FOLDER
 CRYPTO = tuple(group[0] for group in drivers.driver("nvidia", "550.163.01").crypto)
 SYMVERS = "".join(f"0x00000000\t{name}\tvmlinux\tEXPORT_SYMBOL\t\n" for name in ("printk", *CRYPTO)).encode()
 
@@ -237,10 +240,33 @@ def test_a_record_of_other_inputs_or_another_form_is_refused(locked: Driver, pat
         driverrecord.decode(altered(json.loads(good), path, value), locked, "record")
 
 
-def test_the_shipped_lock_has_a_record_of_its_driver(locked: Driver) -> None:
+LOCKED = {
+    path.name: path
+    for path in sorted(shipped().rglob("*.lock.json"))
+    if json.loads(path.read_bytes()).get("driver") is not None
+}
+
+
+def test_locks_with_a_driver_are_found() -> None:
+    assert LOCKED.keys() >= {"tdx-gpu-min.lock.json", "tdx-h100-vllm.lock.json"}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_each_shipped_lock_has_a_record_of_its_driver(name: str) -> None:
     """`make check` compiles no driver: these inputs were compiled twice, with these results."""
-    found = driverrecord.recorded(locked)
-    assert found is not None and sorted(found) == ["nvidia-uvm.ko", "nvidia.ko"]
+    driver = read_lock(LOCKED[name]).driver
+    assert driver is not None
+    found = driverrecord.recorded(driver)
+    assert found is not None, (
+        f"no record of {room.key(driver)}: python -m privml.image.driverrecord {name.removesuffix('.lock.json')}"
+    )
+    assert sorted(found) == sorted(f"{module}.ko" for module in driver.record.modules)
+
+
+@pytest.mark.parametrize("path", sorted(DRIVER_RECORDS.iterdir()), ids=lambda path: path.stem[:8])
+def test_a_record_has_the_name_of_the_inputs_that_are_in_it(path: Path) -> None:
+    inputs = json.loads(path.read_bytes())["inputs"]
+    assert path.name == f"{hashlib.sha256(strictjson.canonical(inputs)).hexdigest()}.json"
 
 
 # -- the files in the root ------------------------------------------------------------------------------------------
