@@ -24,12 +24,14 @@ class Builds:
 
     def __init__(self) -> None:
         self.built: list[str] = []
+        self.outputs: list[Path] = []
         self.fails = ""
 
     def __call__(self, leg: Leg, environment: Mapping[str, str], _: bytes) -> dict[str, str]:
         if leg.name == self.fails:
             raise BuildError("interrupted")
         self.built.append(leg.name)
+        self.outputs.append(Path(leg.output))
         Path(leg.output).mkdir(parents=True)
         (Path(leg.output) / "uki.efi").write_text(f"built {len(self.built)}")
         return {"time_zone": f"{environment['TZ']} now", "home": "/h", "host_name": leg.name, "locale": "C"}
@@ -71,6 +73,7 @@ def test_only_the_leg_that_is_missing_is_built(inputs: Inputs, tmp_path: Path, b
     with two_legs(inputs, keep, "demo-cpu", keep=keep) as found:
         assert found.a == keep / "a"
         assert found.known["builder-name"] == (("a", "b"),)
+        assert not any(output.exists() for output in builds.outputs), "a disk would hold the images twice"
     assert builds.built == ["a", "b"]
     assert sorted(path.name for path in keep.iterdir()) == ["a", "b"]
 
@@ -84,11 +87,17 @@ def test_legs_of_other_inputs_are_built_again(
     inputs: Inputs, tmp_path: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep = tmp_path / "keep"
+    platform = inputs.recipe.parent / "platforms/qemu-11-q35.yaml"
+    code = tmp_path / "privml/image/some.py"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    monkeypatch.setattr(resuming.privml, "__file__", str(tmp_path / "privml/__init__.py"))
     for change in (
         lambda: inputs.lock.write_bytes(inputs.lock.read_bytes() + b" "),
         lambda: inputs.tools_lock.write_text("{} "),
         lambda: inputs.recipe.write_text(inputs.recipe.read_text() + "# another\n"),
-        lambda: monkeypatch.setattr(resuming, "sha256_file", lambda path: path.name),
+        lambda: platform.write_text(platform.read_text().replace("max_vcpus: 512", "max_vcpus: 510")),
+        lambda: code.write_text("another = True\n"),
     ):
         interrupted(inputs, keep, builds)
         change()
@@ -116,6 +125,16 @@ def test_a_leg_of_another_key_is_built_again_and_no_note_has_a_key(
     builds.built.clear()
     texts(with_key, keep)
     assert builds.built == ["b"]
+
+
+def test_a_run_that_was_interrupted_after_both_legs_builds_none(
+    inputs: Inputs, tmp_path: Path, builds: Builds
+) -> None:
+    keep = tmp_path / "keep"
+    with pytest.raises(KeyboardInterrupt), two_legs(inputs, keep, "demo-cpu", keep=keep):
+        raise KeyboardInterrupt
+    assert texts(inputs, keep) == ["built 1", "built 2"]
+    assert texts(inputs, keep) == ["built 3", "built 4"]
 
 
 @pytest.mark.parametrize("note", [b"", b"{}", b"[1]", b'{"key":1,"leg":{},"seen":{}}'])

@@ -59,6 +59,11 @@ def check(place: Path, need: int, what: str, hint: str) -> None:
     say(text)
 
 
+def is_one_disk(one: Path, other: Path) -> bool:
+    """True if both folders, which need not be there yet, are on one file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
 def _existing(place: Path) -> Path:
     """The folder itself, or the one in which it will be made."""
     return next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())

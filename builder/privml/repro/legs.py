@@ -28,6 +28,7 @@ from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, unpriv
 from privml.repro.resuming import Done, Resuming, key_of
 from privml.repro.surroundings import Leg, file_system
 from privml.repro.variations import Variation, variations
+from privml.vm.predicted import ImagePredictor
 
 # A leg in memory needs room for a store, a tools tree, mkosi's workspace and the image.
 NEEDED = 5 << 30
@@ -73,17 +74,19 @@ def two_legs(
     """
     reasons: dict[str, str] = {}
     files = (inputs.lock, inputs.tools_lock)
-    made_of = key_of(load(inputs.recipe).digest, files, inputs.volumes.identity, refreshed=inputs.refreshed)
+    recipe = load(inputs.recipe)
+    prediction = ImagePredictor(store, inputs.recipe.parent).inputs(recipe.content.platforms)
+    made_of = key_of(recipe.digest, files, inputs.volumes.identity, prediction, refreshed=inputs.refreshed)
     resuming = keep and Resuming(keep, made_of)
     # Through a pipe: what is in the legs' files, arguments and environment stays where others can read it.
     keys = volumekey.encode_all(tuple(inputs.volumes.keys.values()))
     with _workspace(disk()) as first, _workspace(_memory(reasons, needed)) as second:
         plan = _plan(inputs, store, name, first, second, reasons)
         one, two = (_made(leg, _ENVIRONMENTS[leg.name], keys, resuming or None) for leg in plan)
-        if resuming:
-            resuming.finish(tuple(leg.name for leg in plan))
         found = variations(one.seen, two.seen, reasons)
         yield Legs(one.image, two.image, found, _known(one.seen, two.seen, one.leg, two.leg))
+        if resuming:  # compared
+            resuming.finish(tuple(leg.name for leg in plan))
 
 
 def _made(leg: Leg, environment: Mapping[str, str], keys: bytes, resuming: Resuming | None) -> Done:

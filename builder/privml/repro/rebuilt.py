@@ -44,20 +44,27 @@ def rebuilt(
     look: Look | None = None,
 ) -> Iterator[tuple[Legs, Report]]:
     """Both legs and their comparison. The outputs are removed at the end, unless ``keep`` is a directory for them."""
-    needed = _needed(recipe, lock, place.store)
+    needed = _needed(recipe, lock, place.store, keep)
     with two_legs(inputs, place.store.root, recipe.name, keep=keep, needed=needed) as legs:
         with step("Comparing"):
             report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known, look)
         yield legs, report
 
 
-def _needed(recipe: Recipe, lock: Lock, store: Store) -> int:
-    """Bytes that the second leg needs; with wheels, the disk must have room for them and the first one's image."""
+def _needed(recipe: Recipe, lock: Lock, store: Store, keep: Path | None = None) -> int:
+    """Bytes that the second leg needs. With wheels, the disk must have room for them and the first one's image.
+
+    Images that are kept need room where they are kept; on the same disk that of one more, while it is copied.
+    """
     own = diskroom.of_disk(lock) if recipe.content.boot == DISK else 0
     if recipe.content.python is None:
         return NEEDED + own
     wheels = pythonwheels.unpacked(recipe.content.python, lock, store).size
     needed = max(NEEDED, diskroom.of_inputs(lock) + diskroom.of_build(wheels)) + own
     image = wheels * 2 // 3 + own
-    diskroom.check(disk(), needed + image, "two builds", "free some space, or set TMPDIR to another disk")
+    together = keep is not None and diskroom.is_one_disk(keep, disk())
+    hint = "free some space, or set TMPDIR to another disk"
+    diskroom.check(disk(), needed + image * (2 if together else 1), "two builds", hint)
+    if keep is not None and not together:
+        diskroom.check(keep, 2 * image, "two images", "free some space, or keep them on another disk")
     return needed

@@ -1,8 +1,9 @@
-"""Go on with a reproduction that was interrupted after its first leg.
+"""Go on with a reproduction that was interrupted after its first leg, or while both were compared.
 
 With `--keep DIR` each leg's image goes to DIR as soon as it is whole, with a note of what it was built from and what
-it observed. The next run with the same inputs and the same code takes it from there instead of building it again. The
-notes are removed once both legs are there, so a finished run is never taken for an interrupted one.
+it observed; in the leg's own place it is removed, so a disk holds it once. The next run with the same inputs and the
+same code takes it from there instead of building it again. The notes are removed once both legs are compared, so a
+finished run is never taken for an interrupted one.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ class Resuming:
         return Done(leg, {key: str(value) for key, value in observed.items()}, image)
 
     def put(self, leg: Leg, seen: Mapping[str, str]) -> Done:
-        """Keep a leg's image, and note that it is whole."""
+        """Move a leg's image to the folder, and note that it is whole."""
         self._note(leg.name).unlink(missing_ok=True)
         image = self.folder / leg.name
         remove_tree(image)
         with directory_atomic(image) as fresh:
             shutil.copytree(leg.output, fresh, dirs_exist_ok=True)
+        remove_tree(Path(leg.output))
         note = {"key": self.key, "leg": loads(leg.encode(), what="leg"), "seen": dict(seen)}
         write_atomic(self._note(leg.name), canonical(note))
         return Done(leg, seen, image)
@@ -74,10 +76,18 @@ class Resuming:
         return self.folder / f".leg-{name}.json"
 
 
-def key_of(recipe_sha256: str, files: tuple[Path, ...], volumes: Mapping[str, object], *, refreshed: bool) -> str:
+def key_of(
+    recipe_sha256: str,
+    files: tuple[Path, ...],
+    volumes: Mapping[str, object],
+    prediction: Mapping[str, str],
+    *,
+    refreshed: bool,
+) -> str:
     """Digest of what a leg is built from: the recipe, its locks (``files``), and the code of this package.
 
-    ``volumes`` says what encrypted volumes are made from, without any key.
+    ``volumes`` says what encrypted volumes are made from, without any key. ``prediction`` is what the predicted
+    registers depend on besides the image: the platforms.
     """
     package = Path(privml.__file__).parent
     code = {path.relative_to(package).as_posix(): sha256_file(path) for path in sorted(package.rglob("*.py"))}
@@ -86,6 +96,7 @@ def key_of(recipe_sha256: str, files: tuple[Path, ...], volumes: Mapping[str, ob
         "locks": [sha256_file(path) for path in files],
         "refreshed": refreshed,
         "volumes": dict(volumes),
+        "prediction": dict(prediction),
         "code": code,
     }
     return hashlib.sha256(canonical(parts)).hexdigest()
