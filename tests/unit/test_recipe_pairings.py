@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privml.base.errors import InputsError
+from privml.base.errors import InputsError, RecipeError
 from privml.engines.engine import NumberOption, ServedModel
 from privml.engines.registry import ENGINES, engine_named
 from privml.lock import modelsources
@@ -70,6 +70,48 @@ def test_the_records_avoid_what_the_table_says_they_avoid() -> None:
             for value in values:
                 argv = engine.argv([ServedModel("m", "config.json", "/m")], {name: value}, version="0.19.1")
                 assert not set(argv) & set(fault.unused)
+
+
+HBM3 = "attestation of GPUs with HBM3 memory may fail, use 550.127.05 or later (Azure/az-cgpu-onboarding, README)"
+ADVISED = {
+    ("nvidia", "550.54.14", "550.113"): (
+        HBM3,
+        ("550.54.14", "550.54.15", "550.90.07", "550.90.12", "550.113"),
+        ("535.274.02", "550.54.13", "550.40", "550.127.05", "550.163.01", "551.54.14", "570.86.15"),
+    ),
+}
+"""Each advisory, the text of it, published versions that it is about, and versions that it is not about."""
+
+
+@pytest.mark.parametrize("key", ADVISED, ids="-".join)
+def test_each_advisory_is_told_of_the_versions_that_it_is_about(key: tuple[str, str, str]) -> None:
+    text, about, others = ADVISED[key]
+    for version in about:
+        assert drivers.known_of(key[0], version) == [text], version
+        assert text not in drivers.known_of("other", version)
+    for version in others:
+        assert text not in drivers.known_of(key[0], version), version
+
+
+def test_no_advisory_is_untested() -> None:
+    assert [(each.vendor, each.first, each.last) for each in drivers.ADVISORIES] == list(ADVISED)
+
+
+def test_a_recipe_with_a_driver_under_an_advisory_is_refused_with_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"\[driver-version\]") as caught:
+        recipe_of(tmp_path, ("version: 550.163.01", "version: 550.90.07"))
+    assert f"got `550.90.07`, expected 550.163.01 or 595.71.05: {HBM3} [driver-version]" in caught.value.message
+
+
+def test_an_advisory_about_a_driver_that_can_be_built_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(tmp_path)
+    advisory = drivers.Advisory("nvidia", "550.163.01", "550.163.01", "it is recalled", "vendor, README")
+    monkeypatch.setattr(drivers, "ADVISORIES", (advisory,))
+    assert found(recipe) == [
+        ("driver-known", "gpu.driver.version: nvidia 550.163.01: it is recalled (vendor, README)")
+    ]
 
 
 def test_no_driver_that_can_be_built_has_an_advisory() -> None:
