@@ -56,7 +56,7 @@ def _mappings(config: Config) -> Iterator[tuple[str, Config]]:
         path, part = todo.pop()
         yield path, part
         todo += [
-            (f"{path}{name[:40]}.", each)
+            (f"{path}{name[:40]}."[:200], each)
             for name, each in reversed(part.items())
             if isinstance(each, dict) and name not in _QUANTISED
         ]
