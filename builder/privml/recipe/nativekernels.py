@@ -55,11 +55,8 @@ def _mappings(config: Config) -> Iterator[tuple[str, Config]]:
     while todo:
         path, part = todo.pop()
         yield path, part
-        todo += [
-            (f"{path}{name[:40]}."[:200], each)
-            for name, each in reversed(part.items())
-            if isinstance(each, dict) and name not in _QUANTISED
-        ]
+        inner = ((name, each) for name, each in part.items() if isinstance(each, dict))
+        todo += [(f"{path}{name[:40]}."[:200], each) for name, each in inner]
 
 
 # ALiBi.
