@@ -288,7 +288,9 @@ if facts["wheels"]:
     # By the guest's own Python, and in one process: compiled bytes can depend on what was compiled before. Files that
     # are templates, or for another Python, are passed over.
     words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run(["chroot", str(root), *words, f"/{facts['wheels']['directory']}"], check=False)
+    status = subprocess.run(["chroot", str(root), *words, f"/{facts['wheels']['directory']}"], check=False).returncode
+    if status not in (0, 1):  # 1: some were passed over
+        fail(f"the wheels do not compile: exit status {status}")
 
 # -- refuse undeclared paths --------------------------------------------------------------------------------------
 allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {INITRD_INIT}

@@ -38,6 +38,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         smollm2.convert(MODEL)
     report = rebuilt(NAME, tmp_path_factory.mktemp(NAME) / "report.html", timeout=3 * 3600)
     assert report["outcome"] == "equal", report
+    assert report["record"]["state"] == "equal", report["record"]
     return ROOT / "out" / NAME
 
 
@@ -66,6 +67,10 @@ def test_the_root_has_a_changed_triton_and_no_compiler(image: Path, tmp_path: Pa
     assert of_wheels == {f"{TRITON.folder}/bin/ptxas"}
     assert not [path for path in programs if COMPILERS.fullmatch(path.name)]
     assert sorted(path.name for path in (root / "usr/lib/nvidia").glob("*.550.163.01"))
+    # Compiled when the image is built, and never compared with the time of a source.
+    compiled = [path for path in files if path.suffix == ".pyc" and path.is_relative_to(wheels)]
+    assert wheels / "vllm/__pycache__/version.cpython-313.pyc" in compiled
+    assert {path.read_bytes()[4:8] for path in compiled} == {b"\1\0\0\0"}
 
 
 def test_the_guest_is_parked_without_a_gpu(image: Path) -> None:
@@ -88,5 +93,5 @@ def test_with_a_simulated_gpu_the_engine_says_why_it_ends(image: Path, tmp_path:
     assert "privml: stage gpu: ok: SIMULATED: 1 x hopper" in said
     # The line is vLLM's own.
     assert re.search(
-        r"guest stage `engine` failed: engine: exited before it was ready; it said last: .*device", said
+        r"guest stage `engine` failed: engine: exited before it was ready; it said last: RuntimeError: .*device", said
     ), said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,12 @@ from agent_guest import a_config, a_model, guest
 
 import privml
 from privml.agent import engine as engine_process
+from privml.agent import lastline
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.server import Server, listen
 from privml.base.errors import EvidenceError, InputsError, RecipeError
-from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, NumberOption, ServedModel, Trial
+from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, NumberOption, ServedModel, Trial, numbers
 from privml.engines.fields import Array, Boolean, Field, Integer, Kind, Number, Numbers, Object, Schema, Text
 from privml.engines.registry import ENGINES, engine_named
 from privml.engines.requests import Requests, UnsupportedError
@@ -222,8 +222,11 @@ def test_only_the_engines_own_records_name_it() -> None:
     # Of models that vLLM serves, some are called Llama.
     for word, others in {
         "llama": ["engines/vllm.py"],
-        "vllm": ["recipe/pairings.py", "recipe/judgerules.py", "recipe/readrules.py", "repro/causes.py"],
-    }.items():
+        "vllm": [
+            "recipe/pairings.py", "recipe/nativekernels.py", "recipe/judgerules.py", "recipe/modelneeds.py",
+            "recipe/readrules.py", "repro/causes.py",
+        ],
+    }.items():  # fmt: skip
         named = {path for path in sources if path.is_file() and word.encode() in path.read_bytes().lower()}
         records = {path for path in named if path.name.startswith(word) and path.parent.name == "engines"}
         assert len(records) == 2
@@ -264,32 +267,115 @@ def test_an_unknown_version_of_vllm_is_refused(version: str) -> None:
         VLLM.argv([FOLDER], version=version)
 
 
-def test_no_option_of_vllm_undoes_what_its_record_fixes() -> None:
-    fixed = (
-        "--no-trust-remote-code", "--no-enable-prefix-caching", "--language-model-only", "--enforce-eager",
-        "--no-enable-log-requests", "--disable-log-stats", "--disable-uvicorn-access-log", "--disable-fastapi-docs",
+FIXED = (
+    ("--load-format", "safetensors"),
+    ("--no-trust-remote-code",),
+    ("--no-enable-prefix-caching",),
+    ("--language-model-only",),
+    ("--allowed-media-domains", "none.invalid"),
+    ("--structured-outputs-config", '{"backend":"xgrammar"}'),
+    ("--enforce-eager",),
+    ("--no-enable-log-requests",),
+    ("--disable-log-stats",),
+    ("--disable-uvicorn-access-log",),
+    ("--uvicorn-log-level", "error"),
+    ("--disable-fastapi-docs",),
+)
+"""What neither a recipe nor a version changes."""
+ENDS = [
+    ("0.19.1", "vllm.entrypoints.openai.api_server"),
+    ("0.33.0", "vllm.entrypoints.launchers.api_server.entry"),
+]
+"""The oldest and the newest version that the record's names were compared with, and the server in each."""
+
+
+def test_oldest_and_newest_are_those_of_the_record() -> None:
+    assert VLLM.wheels is not None
+    oldest, newest = (numbers(version) for version, _ in ENDS)
+    first, before = VLLM.wheels.versions.first, VLLM.wheels.versions.before
+    assert (oldest[:2], (newest[0], newest[1] + 1)) == (first, before)
+
+
+@pytest.mark.parametrize(("version", "module"), ENDS)
+def test_the_whole_command_line_of_vllm(version: str, module: str) -> None:
+    assert VLLM.argv([FOLDER], version=version) == (
+        "/usr/bin/python3", "-P", "-s", "-m", module,
+        "--model", "/run/privml/model",
+        "--served-model-name", "qwen",
+        "--uds", "/run/privml-engine/engine.sock",
+        "--max-num-seqs", "64",
+        "--tensor-parallel-size", "1",
+        "--gpu-memory-utilization", "0.90",
+        "--load-format", "safetensors",
+        "--no-trust-remote-code",
+        "--no-enable-prefix-caching",
+        "--language-model-only",
+        "--allowed-media-domains", "none.invalid",
+        "--structured-outputs-config", '{"backend":"xgrammar"}',
+        "--distributed-executor-backend", "uni",
+        "--enforce-eager",
+        "--no-enable-log-requests",
+        "--disable-log-stats",
+        "--disable-uvicorn-access-log",
+        "--uvicorn-log-level", "error",
+        "--disable-fastapi-docs",
     )  # fmt: skip
-    pairs = {"--load-format": "safetensors", "--allowed-media-domains": "none.invalid", "--uds": VLLM.socket}
-    plain = VLLM.argv([FOLDER], version="0.19.1")
-    for name, option in VLLM.options.items():
-        values = (option.low, option.high) if isinstance(option, NumberOption) else option.values
-        for value in values:
-            argv = VLLM.argv([FOLDER], {name: value}, version="0.19.1")
-            assert argv != plain or value == option.default, name
-            assert set(fixed) <= set(argv)
-            flags = [word for word in argv if word.startswith("--")]
-            assert len(flags) == len(set(flags))
-            assert {flag: argv[argv.index(flag) + 1] for flag in pairs} == pairs
-    environment = VLLM.environment
-    assert environment["PYTHONPATH"] == "/usr/lib/python-wheels"
-    assert {name: environment[name] for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_PLUGINS")} == {
-        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "",
-    }  # fmt: skip
-    # Whatever it writes is in the engine's own directory.
-    assert [name for name in environment if name.endswith(("_DIR", "_ROOT", "_HOME"))]
-    for name, value in environment.items():
+
+
+def test_the_whole_environment_of_vllm() -> None:
+    assert VLLM.environment == {
+        "PATH": "/usr/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/run/privml-engine",
+        "XDG_CACHE_HOME": "/run/privml-engine",
+        "TMPDIR": "/run/privml-engine",
+        "PYTHONPATH": "/usr/lib/python-wheels",
+        "USER": "privml-engine",
+        "LD_LIBRARY_PATH": "/usr/lib/nvidia",
+        "TRITON_LIBCUDA_PATH": "/usr/lib/nvidia",
+        "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_PLUGINS": "",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_RPC_BASE_PATH": "/run/privml-engine",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "HF_HOME": "/run/privml-engine/huggingface",
+        "VLLM_CACHE_ROOT": "/run/privml-engine/vllm",
+        "VLLM_CONFIG_ROOT": "/run/privml-engine/vllm-config",
+        "TORCHINDUCTOR_CACHE_DIR": "/run/privml-engine/inductor",
+        "TRITON_CACHE_DIR": "/run/privml-engine/triton",
+    }
+    # What it writes is in the engine's own directory, a tmpfs.
+    for name, value in VLLM.environment.items():
         if name.endswith(("_DIR", "_ROOT", "_HOME", "_BASE_PATH")):
             assert f"{value}/".startswith(f"{DIRECTORY}/"), name
+
+
+@pytest.mark.parametrize("version", [version for version, _ in ENDS])
+@pytest.mark.parametrize("name", VLLM.options)
+def test_no_option_of_vllm_undoes_what_its_record_fixes(name: str, version: str) -> None:
+    plain = VLLM.argv([FOLDER], version=version)
+    option = VLLM.options[name]
+    for value in (option.low, option.high) if isinstance(option, NumberOption) else option.values:
+        argv = VLLM.argv([FOLDER], {name: value}, version=version)
+        assert argv != plain or value == option.default
+        assert argv[:5] == plain[:5]
+        assert argv[argv.index("--uds") + 1] == VLLM.socket
+        flags = [word for word in argv if word.startswith("--")]
+        assert len(flags) == len(set(flags))
+        for words in FIXED:
+            at = argv.index(words[0])
+            assert argv[at : at + len(words)] == words
+            assert at + len(words) == len(argv) or argv[at + len(words)].startswith("--")
 
 
 @pytest.mark.parametrize(
@@ -477,14 +563,14 @@ def test_the_engine_s_process_gets_argv_and_environment(
     toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
+    monkeypatch.setattr(lastline, "run", lambda *given: started.append(given[:2]))
     measured = a_config()
     assert measured.engine is not None
     argv = ("/usr/bin/toyd", "x")
     config = dataclasses.replace(measured, engine=dataclasses.replace(measured.engine, name="toy", argv=argv))
     (tmp_path / "config.json").write_bytes(encode(config))
     engine_process.main(Layout(config=tmp_path / "config.json"))
-    assert started == [("/usr/bin/toyd", argv, {**ENVIRONMENT, "TOY_HOME": "/run/privml-engine"})]
+    assert started == [(argv, {**ENVIRONMENT, "TOY_HOME": "/run/privml-engine"})]
 
 
 def test_a_guest_with_another_engine_boots_and_answers(toy: Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 from test_lock_make import solver
 
 from privml.base.errors import InputsError
+from privml.lock import kernelconfig
 from privml.lock import solver as solving
 from privml.lock.changes import changes
 from privml.lock.contents import debs, kept
@@ -48,18 +49,28 @@ def without(lock: Lock) -> Lock:
 
 
 class Apt:
-    """Answers with the packages of the lock; ``changed`` are those that the archive has in another version."""
+    """Answers with the packages of the lock; ``changed`` are those that the archive has in another version.
+
+    ``config`` is how the kernel is configured: with all that the driver needs.
+    """
 
     def __init__(self, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver = driver_in(lock)
         self.asked: list[Wanted] = []
         self.changed: dict[str, str] = {}
         self.gone: set[str] = set()
+        self.config = dict.fromkeys(self.driver.record.options, "m")
+        self.read: list[tuple[str, str]] = []
         monkeypatch.setattr(solving, "resolve", self.resolve)
+        monkeypatch.setattr(kernelconfig, "config_of", self.config_of)
         monkeypatch.setattr(solving.Kept, "of", lambda _, found: solving.Kept(found, ""))
 
     def _now(self, package: Package) -> Package:
         return package.model_copy(update={"version": self.changed.get(package.name, package.version)})
+
+    def config_of(self, package: Package, path: str, *_: object) -> dict[str, str]:
+        self.read.append((str(package), path))
+        return self.config
 
     def resolve(self, _: object, __: object, wanted: Wanted, **___: object) -> Resolution:
         self.asked.append(wanted)
@@ -157,6 +168,48 @@ def test_headers_of_a_newer_build_of_the_kernel_are_refused(
     with pytest.raises(
         InputsError, match=r"driver-kernel: got linux-headers-7\.3\.4\+deb13-common 7\.3\.4-2~bpo13\+1"
     ):
+        driver_of(recipe, lock.packages, without(lock), store, solver())
+
+
+def test_the_configuration_that_the_modules_are_compiled_with_is_read(
+    apt: Apt, recipe: Recipe, lock: Lock, store: Store
+) -> None:
+    driver_of(recipe, lock.packages, without(lock), store, solver())
+    name = "linux-headers-7.3.4+deb13-amd64"
+    assert apt.read == [(f"{name} {KERNEL}", f"usr/src/{name}/.config")]
+
+
+OPTIONS = (
+    "CRYPTO_AEAD", "CRYPTO_AKCIPHER", "CRYPTO_SKCIPHER", "CRYPTO_HASH", "CRYPTO_HMAC", "CRYPTO_ECDH", "CRYPTO_ECDSA",
+    "CRYPTO_RSA", "X509_CERTIFICATE_PARSER", "CRYPTO_AES", "CRYPTO_CTR", "CRYPTO_GCM", "CRYPTO_SHA256",
+    "CRYPTO_SHA512",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, "n", "0", '"y"'])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_kernel_without_the_cryptography_of_the_driver_is_refused(
+    apt: Apt, recipe: Recipe, lock: Lock, store: Store, option: str, value: str | None
+) -> None:
+    apt.config = {name: "y" for name in OPTIONS if name != option} | ({} if value is None else {option: value})
+    with pytest.raises(InputsError) as caught:
+        driver_of(recipe, lock.packages, without(lock), store, solver())
+    assert caught.value.message == (
+        f"driver-crypto: linux-headers-7.3.4+deb13-amd64 {KERNEL}: got no CONFIG_{option}, expected y or m: without "
+        "them nvidia 550.163.01 cannot use a GPU in confidential mode"
+    )
+    assert caught.value.hint == (
+        "use a kernel package that has these options, or keep the kernel of the previous lock"
+    )
+
+
+def test_every_driver_needs_these_options_and_all_that_are_missing_are_named(
+    apt: Apt, recipe: Recipe, lock: Lock, store: Store
+) -> None:
+    assert {record.options for record in drivers.DRIVERS.values()} == {OPTIONS}
+    apt.config = {}
+    every = ", ".join(f"CONFIG_{name}" for name in OPTIONS)
+    with pytest.raises(InputsError, match=f"got no {every}, expected"):
         driver_of(recipe, lock.packages, without(lock), store, solver())
 
 

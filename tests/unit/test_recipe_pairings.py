@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privml.base.errors import InputsError
+from privml.base.errors import InputsError, RecipeError
 from privml.engines.engine import NumberOption, ServedModel
 from privml.engines.registry import ENGINES, engine_named
 from privml.lock import modelsources
@@ -24,6 +24,7 @@ VLLM = engine_named("vllm")
 OWN = {"engine-gpus", "engine-cuda", "engine-kernels", "engine-fault", "driver-known"}
 ALIBI = {"architectures": ["MPTForCausalLM"], "attn_config": {"alibi": True}}
 AWQ = {"architectures": ["Qwen3MoeForCausalLM"], "quantization_config": {"quant_method": "awq", "bits": 4}}
+NVFP4 = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
 PLAIN = {"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-05, "alibi": False, "quantization_config": None}
 
 
@@ -71,6 +72,48 @@ def test_the_records_avoid_what_the_table_says_they_avoid() -> None:
                 assert not set(argv) & set(fault.unused)
 
 
+HBM3 = "attestation of GPUs with HBM3 memory may fail, use 550.127.05 or later (Azure/az-cgpu-onboarding, README)"
+ADVISED = {
+    ("nvidia", "550.54.14", "550.113"): (
+        HBM3,
+        ("550.54.14", "550.54.15", "550.90.07", "550.90.12", "550.113"),
+        ("535.274.02", "550.54.13", "550.40", "550.127.05", "550.163.01", "551.54.14", "570.86.15"),
+    ),
+}
+"""Each advisory, the text of it, published versions that it is about, and versions that it is not about."""
+
+
+@pytest.mark.parametrize("key", ADVISED, ids="-".join)
+def test_each_advisory_is_told_of_the_versions_that_it_is_about(key: tuple[str, str, str]) -> None:
+    text, about, others = ADVISED[key]
+    for version in about:
+        assert drivers.known_of(key[0], version) == [text], version
+        assert text not in drivers.known_of("other", version)
+    for version in others:
+        assert text not in drivers.known_of(key[0], version), version
+
+
+def test_no_advisory_is_untested() -> None:
+    assert [(each.vendor, each.first, each.last) for each in drivers.ADVISORIES] == list(ADVISED)
+
+
+def test_a_recipe_with_a_driver_under_an_advisory_is_refused_with_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"\[driver-version\]") as caught:
+        recipe_of(tmp_path, ("version: 550.163.01", "version: 550.90.07"))
+    assert f"got `550.90.07`, expected 550.163.01 or 595.71.05: {HBM3} [driver-version]" in caught.value.message
+
+
+def test_an_advisory_about_a_driver_that_can_be_built_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(tmp_path)
+    advisory = drivers.Advisory("nvidia", "550.163.01", "550.163.01", "it is recalled", "vendor, README")
+    monkeypatch.setattr(drivers, "ADVISORIES", (advisory,))
+    assert found(recipe) == [
+        ("driver-known", "gpu.driver.version: nvidia 550.163.01: it is recalled (vendor, README)")
+    ]
+
+
 def test_no_driver_that_can_be_built_has_an_advisory() -> None:
     for vendor, version in drivers.DRIVERS:
         assert not [each for each in drivers.ADVISORIES if each.concerns(vendor, version)]
@@ -94,33 +137,21 @@ def test_a_driver_is_new_enough_for_the_cuda_of_the_wheels(version: str, driver:
     assert pairings.against_driver(engine_named("llama-server"), version, driver) is None
 
 
-@pytest.mark.parametrize(
-    ("config", "what"),
-    [
-        (ALIBI, "it has ALiBi"),
-        ({"architectures": ["BloomForCausalLM"]}, "it has ALiBi"),
-        ({"architectures": ["FalconForCausalLM"], "alibi": True}, "it has ALiBi"),
-        ({"position_embedding_type": "alibi"}, "it has ALiBi"),
-        (AWQ, "its weights are quantised by awq"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "its weights are quantised by gptq"),
-        (
-            {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}},
-            "its weights are quantised by compressed-tensors",
-        ),
-        ({"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}, None),
-        ({"quantization_config": {"quant_method": "fp8"}}, None),
-        ({"architectures": "BloomForCausalLM", "attn_config": [], "quantization_config": "awq"}, None),
-        ({"architectures": [["BloomForCausalLM"]]}, None),
-        (PLAIN, None),
-        ({}, None),
-    ],
-)
-def test_kernels_that_are_there_as_ptx_only_need_a_newer_driver(config: dict[str, Any], what: str | None) -> None:
+@pytest.mark.parametrize("config", [ALIBI, AWQ], ids=["alibi", "awq"])
+def test_what_has_no_native_code_needs_a_driver_for_its_ptx(config: dict[str, Any]) -> None:
     text = pairings.against_model(VLLM, "0.19.1", "550.163.01", config)
-    assert (text or "").partition(",")[0] == (what or "")
-    assert what is None or "as PTX 8.8 only; the driver 550.163.01 compiles PTX up to 8.4" in str(text)
+    assert text is not None
+    found, rest = text.split(
+        ", for which vllm 0.19.1 is not known to have native code for the GPU, and its PTX is 8.8 ("
+    )
+    assert found == ("it has ALiBi (`MPTForCausalLM`)" if config is ALIBI else "`quantization_config` is awq")
+    assert ", of which the driver 550.163.01 compiles up to 8.4: expected " in rest
+    assert rest.endswith(", or driver 575 or later")
+    assert ("none or one that has it: fp8, modelopt with FP8, compressed-tensors" in rest) is (config is AWQ)
     for version, driver in (("0.19.1", "575.57.08"), ("0.19.1", "580.65.06"), ("0.33.0", "580.65.06")):
         assert pairings.against_model(VLLM, version, driver, config) is None
+    assert pairings.against_model(engine_named("llama-server"), "1", "550.163.01", config) is None
+    assert pairings.against_model(VLLM, "0.19.1", "570.86.15", config) is not None
 
 
 # lint.
@@ -187,7 +218,14 @@ def test_the_configuration_of_a_model_next_to_the_recipe_is_looked_at(tmp_path: 
     config.write_text(json.dumps(AWQ))
     ((rule, text),) = found(recipe)
     assert rule == "engine-kernels"
-    assert text.startswith("inference.models[0].source: its weights are quantised by awq, whose kernels vllm")
+    assert text.startswith("inference.models[0].source: `quantization_config` is awq, for which vllm 0.19.1 is not")
+    # Where ModelOpt said it before it was in config.json.
+    (tmp_path / "model" / "hf_quant_config.json").write_text(json.dumps(NVFP4))
+    assert "`quantization_config` is awq" in found(recipe)[0][1]
+    config.write_text(json.dumps(PLAIN))
+    ((rule, text),) = found(recipe)
+    assert rule == "engine-kernels"
+    assert text.startswith("inference.models[0].source: `quantization_config` is modelopt with NVFP4, for which")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000, b"\xff", b" " * (2 << 20)])
@@ -200,7 +238,9 @@ def test_a_configuration_that_cannot_be_read_says_nothing(data: bytes, tmp_path:
 # lock.
 
 
-@pytest.mark.parametrize(("config", "text"), [(PLAIN, None), (ALIBI, "it has ALiBi"), (AWQ, "are quantised by awq")])
+@pytest.mark.parametrize(
+    ("config", "text"), [(PLAIN, None), (ALIBI, "it has ALiBi"), (AWQ, "`quantization_config` is awq")]
+)
 def test_lock_refuses_a_model_that_the_driver_has_no_kernels_for(
     config: dict[str, Any], text: str | None, tmp_path: Path
 ) -> None:
@@ -216,3 +256,21 @@ def test_lock_refuses_a_model_that_the_driver_has_no_kernels_for(
         modelsources._check_needs(recipe, 0, model, {}, store)
     # Of a lock that is kept, the files need not be there: they were looked at when it was made.
     modelsources._check_needs(recipe, 0, model, {}, Store(tmp_path / "empty"))
+
+
+def test_lock_reads_the_file_next_to_the_configuration_too(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    store = Store(tmp_path / "store")
+
+    def model(*names: str) -> Model:
+        made = []
+        for name in names:
+            data = json.dumps(PLAIN if name.endswith("/config.json") or name == "config.json" else NVFP4).encode()
+            made.append(ModelFile(path=name, sha256=store.add_bytes(data), size=len(data)))
+        return Model(name="x", source=LocalSource(local="model/"), files=tuple(made), licence=None, signature=None)
+
+    for apart in ("", "a/"):
+        named = model(f"{apart}config.json", f"{apart}hf_quant_config.json")
+        with pytest.raises(InputsError, match=r"engine-kernels: .*`quantization_config` is modelopt with NVFP4"):
+            modelsources._check_needs(recipe, 0, named, {}, store)
+    modelsources._check_needs(recipe, 0, model("config.json", "a/hf_quant_config.json"), {}, store)

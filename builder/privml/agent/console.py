@@ -1,9 +1,9 @@
 """The console, which the host reads: the only place where the agent writes to it.
 
 A line is a constant text of the agent with fields of root's own checks in it: names, digests, sizes, and errors of
-the machine. What an engine, a service or a caller sends is never in one, but for the last line of an engine that ended
-before the machine had any request (`agent.lastline`). Whatever a field holds, a line is one line of bounded length
-without control characters.
+the machine. What an engine, a service or a caller sends is never in one, except for the last line of an engine that
+ended before any request (`agent.lastline`). Whatever a field holds, a line is one line of bounded length without
+control characters.
 """
 
 from __future__ import annotations

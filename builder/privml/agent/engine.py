@@ -1,4 +1,4 @@
-"""Run the engine: measured argv, environment from the engine's record. Its last line may be asked for (`lastline`)."""
+"""Run the engine: measured argv, environment from the engine's record. See `lastline` for what it prints."""
 
 from __future__ import annotations
 

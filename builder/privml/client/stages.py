@@ -62,8 +62,8 @@ def as_json(row: Row) -> dict[str, Any]:
 _GPU_MODE = "set the GPU's mode on the host, then start the guest again: `privml-build doctor --tdx --gpu` shows it"
 _GENUINE = "this GPU does not prove that it is genuine: try another one, and tell its vendor"
 _ENGINE_ENDED = (
-    "give the machine more memory, or the image a smaller model; a guest shows nothing that its engine prints but the "
-    "last line before any request, so try the engine with this model outside a guest"
+    "give the machine more memory, or the image a smaller model; a guest shows nothing that its engine prints but the"
+    " last line before any request, so try the engine with this model outside a guest"
 )
 _VOLUME = (
     "build the image again, with the right volume and its own key: the guest has the disks that were measured, and "

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.lock import runfile, vendorarchive
+from privml.lock import kernelconfig, runfile, vendorarchive
 from privml.lock.debian import upstream_version
 from privml.lock.models import Driver, Lock, Package, Runfile, VendorArchive, VendorFile
 from privml.lock.solver import Solver, pins_of, solve
@@ -54,6 +54,7 @@ def driver_of(
     wanted = Wanted(record.base, toolchain_of(record, release, suite), alone, pins)
     found = solve(wanted, held, before.archives if before is not None else (), store, solver)
     _check_headers(found.packages, headers, locked)
+    _check_config(record, release, found.packages, store, solver)
     _check_versions(record, found.alone)
     source: Package | Runfile
     if isinstance(record.source, drivers.Runfile):
@@ -111,8 +112,12 @@ def kernel_of(kernel: Kernel, packages: Sequence[Package]) -> tuple[str, Package
 
 def headers_of(record: drivers.Driver, release: str) -> tuple[str, ...]:
     """The packages that have the headers of the kernel ``release``."""
+    return tuple(_of_release(name, release) for name in record.headers)
+
+
+def _of_release(pattern: str, release: str) -> str:
     abi, _, flavour = release.rpartition("-")
-    return tuple(name.format(abi=abi, flavour=flavour) for name in record.headers)
+    return pattern.format(abi=abi, flavour=flavour)
 
 
 def toolchain_of(record: drivers.Driver, release: str, suite: str | None) -> tuple[Request, ...]:
@@ -210,6 +215,25 @@ def _check_headers(packages: Iterable[Package], headers: Sequence[str], kernel: 
                 hint="the archive has the headers of its newest kernel only: upgrade the kernel with "
                 "`privml-build lock NAME --upgrade-package KERNEL`",
             )
+
+
+def _check_config(
+    record: drivers.Driver, release: str, packages: Iterable[Package], store: Store, solver: Solver
+) -> None:
+    """Refuse a kernel without the cryptography that the driver's confidential computing needs.
+
+    The modules would compile and load. ``image.driver`` looks at what they use, when minutes have passed.
+    """
+    name = headers_of(record, release)[0]
+    headers = next(package for package in packages if package.name == name)
+    config = kernelconfig.config_of(headers, _of_release(record.config, release), store, solver)
+    missing = [f"CONFIG_{option}" for option in record.options if config.get(option) not in ("y", "m")]
+    if missing:
+        raise InputsError(
+            f"driver-crypto: {headers}: got no {', '.join(missing)}, expected y or m: without them "
+            f"{record.vendor} {record.version} cannot use a GPU in confidential mode",
+            hint="use a kernel package that has these options, or keep the kernel of the previous lock",
+        )
 
 
 def _check_versions(record: drivers.Driver, packages: Iterable[Package]) -> None:

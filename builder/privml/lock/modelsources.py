@@ -22,7 +22,7 @@ from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, Ur
 from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
-from privml.recipe.modelneeds import against_config, config_of
+from privml.recipe.modelneeds import QUANTISED, against_config, config_of
 from privml.recipe.modelsource import Address, InHub, InWheel, Local
 from privml.recipe.packages import model_format, model_pattern, models_in
 from privml.store.fetch import Item, fetch
@@ -75,13 +75,12 @@ def _check_needs(recipe: Recipe, number: int, model: Model, by_name: Mapping[str
         if file.path.rpartition("/")[2] != safetensors.CONFIG:
             continue
         wheel = by_name[model.source.wheel] if isinstance(model.source, WheelSource) else None
-        if not store.has(wheel.sha256 if wheel else file.sha256):
+        apart = file.path.removesuffix(safetensors.CONFIG) + QUANTISED
+        read = (file, *(each for each in model.files if each.path == apart))
+        if not all(store.has(wheel.sha256 if wheel else each.sha256) for each in read):
             continue  # it was looked at when it was locked
-        if wheel is not None:
-            data = wheels.extract(store, wheel, file)
-        else:
-            data = store.path(file.sha256, verify=True).read_bytes()
-        if (text := against_config(recipe, config_of(data))) is not None:
+        data = (store.read(each.sha256) if wheel is None else wheels.extract(store, wheel, each) for each in read)
+        if (text := against_config(recipe, config_of(*data))) is not None:
             raise InputsError(
                 f"engine-kernels: {recipe.origin(f'inference.models[{number}].source')}: {text}",
                 hint="serve the model in another format, or with a newer driver",

@@ -75,12 +75,14 @@ class Driver:
     ``components`` has the components of each suite that its packages are in. ``source`` says whether modules and user
     space come from packages or from the vendor's runfile. ``image`` is the kernel that a recipe must name,
     ``headers`` are patterns of the packages with its headers; with them ``toolchain`` compiles ``modules``, by the
-    program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs from the kernel,
-    one of each group. ``loaded`` are the modules that the guest loads, in order, and ``parameters`` theirs
-    (``MODULE.NAME=VALUE``). ``guest`` are packages of the release that the user space needs, and ``removals`` what
-    the guest does not need of them. ``firmware`` are the parts that one architecture needs. ``probes`` are programs
-    that its libraries try to start. ``untried`` says what of it was never done here. ``fabric`` is the board of
-    linked GPUs that it can be used with in protected PCIe mode; None if its archives are not known.
+    program ``compiler``. ``config`` is the path of the kernel's configuration in the first of ``headers``, and
+    ``options`` are those in it (without `CONFIG_`) that confidential computing needs. ``crypto`` lists symbols that a
+    module with confidential computing needs from the kernel, one of each group. ``loaded`` are the modules that the
+    guest loads, in order, and ``parameters`` theirs (``MODULE.NAME=VALUE``). ``guest`` are packages of the release
+    that the user space needs, and ``removals`` what the guest does not need of them. ``firmware`` are the parts that
+    one architecture needs. ``probes`` are programs that its libraries try to start. ``untried`` says what of it was
+    never done here. ``fabric`` is the board of linked GPUs that it can be used with in protected PCIe mode; None if
+    its archives are not known.
     """
 
     vendor: str
@@ -95,6 +97,8 @@ class Driver:
     toolchain: tuple[str, ...]
     compiler: str
     modules: tuple[str, ...]
+    config: str
+    options: tuple[str, ...]
     crypto: tuple[tuple[str, ...], ...]
     loaded: tuple[str, ...]
     parameters: tuple[str, ...]
@@ -180,6 +184,25 @@ _NVIDIA_550 = Driver(
     ),
     compiler="gcc-14",
     modules=("nvidia", "nvidia-uvm"),
+    config="usr/src/linux-headers-{abi}-{flavour}/.config",
+    options=(
+        # nvidia/internal_crypt_lib.h of its source: without one of these, every function of cryptography is a stub.
+        "CRYPTO_AEAD",
+        "CRYPTO_AKCIPHER",
+        "CRYPTO_SKCIPHER",
+        "CRYPTO_HASH",
+        "CRYPTO_HMAC",
+        "CRYPTO_ECDH",
+        "CRYPTO_ECDSA",
+        "CRYPTO_RSA",
+        "X509_CERTIFICATE_PARSER",
+        # nvidia/libspdm_*.c ask for `gcm(aes)`, `sha256`, `sha384` and `sha512` by name, when a GPU is used.
+        "CRYPTO_AES",
+        "CRYPTO_CTR",
+        "CRYPTO_GCM",
+        "CRYPTO_SHA256",
+        "CRYPTO_SHA512",
+    ),
     crypto=(
         ("crypto_alloc_aead",),
         ("crypto_alloc_shash",),

@@ -12,20 +12,35 @@ from privml.recipe import pairings
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import pinned_version
 
+QUANTISED = "hf_quant_config.json"
+"""Where ModelOpt before 0.31 says how weights are quantised (vLLM, transformers_utils/config.py)."""
+_FIELD = "quantization_config"
 _MAX_CONFIG = 1 << 20
 
 
 def config_at(place: Path) -> Mapping[str, Any]:
     """A model's configuration in a file; empty if there is none that can be read. `lock` checks the file itself."""
+    return config_of(_read(place), _read(place.with_name(QUANTISED)))
+
+
+def _read(place: Path) -> bytes:
     try:
         with place.open("rb") as file:
-            return config_of(file.read(_MAX_CONFIG + 1))
+            return file.read(_MAX_CONFIG + 1)
     except OSError:
-        return {}
+        return b""
 
 
-def config_of(data: bytes) -> Mapping[str, Any]:
-    """A model's configuration; empty for bytes that are none."""
+def config_of(data: bytes, quantised: bytes = b"") -> Mapping[str, Any]:
+    """A model's configuration; empty for bytes that are none.
+
+    ``quantised`` is the file ``QUANTISED`` next to it, which counts if the configuration itself says nothing.
+    """
+    config, own = _object(data), _object(quantised)
+    return config if not own or config.get(_FIELD) is not None else {**config, _FIELD: own}
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
     if len(data) > _MAX_CONFIG:
         return {}
     try:

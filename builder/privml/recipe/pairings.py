@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privml.engines.engine import Engine, Versions, numbers
+from privml.recipe import nativekernels
 
 _VLLM = "vllm"
 
@@ -108,48 +109,24 @@ def faults_of(engine: Engine, version: str) -> Iterator[Fault]:
 
 
 def against_model(engine: Engine, version: str, driver: str, config: Mapping[str, Any]) -> str | None:
-    """Say why a model cannot run: it needs kernels that are there as PTX only, too new for the driver.
+    """Say why a model cannot run: it needs kernels that may be there as PTX only, too new for the driver.
 
-    ``config`` is the model's config.json. None if nothing is known against it.
+    ``config`` is the model's config.json. None if all that it needs is known to have native code.
     """
     cuda = cuda_of(engine, version)
     if cuda is None or cuda.ptx is None or _ptx(driver) >= cuda.ptx:
         return None
-    what = _needs_ptx(config)
-    if what is None:
+    missing = nativekernels.missing(config)
+    if missing is None:
         return None
     needed, known = (".".join(map(str, each)) for each in (cuda.ptx, _ptx(driver)))
+    oldest = ".".join(map(str, next(first for first, ptx in NEWEST_PTX if ptx >= cuda.ptx)))
     return (
-        f"{what}, whose kernels {engine.name} {version} has as PTX {needed} only; the driver {driver} compiles PTX "
-        f"up to {known} ({cuda.source})"
+        f"{missing.what}, for which {engine.name} {version} is not known to have native code for the GPU, and its "
+        f"PTX is {needed} ({cuda.source}), of which the driver {driver} compiles up to {known}: expected "
+        f"{missing.expected}, or driver {oldest} or later"
     )
 
 
 def _ptx(driver: str) -> tuple[int, int]:
     return max((ptx for first, ptx in NEWEST_PTX if first <= numbers(driver)), default=(0, 0))
-
-
-_ALIBI = ("BloomForCausalLM", "BaiChuanForCausalLM", "JAISLMHeadModel")
-"""Architectures that have ALiBi whatever their configuration says."""
-_PACKED = ("auto-gptq", "auto-awq", "awq", "awq_marlin", "gptq", "gptq_marlin")
-
-
-def _needs_ptx(config: Mapping[str, Any]) -> str | None:
-    """What a model has that needs FlashAttention 2 (sm_80 only) or Marlin's kernels."""
-    architectures = config.get("architectures")
-    names = [each for each in architectures if isinstance(each, str)] if isinstance(architectures, list) else []
-    attention = config.get("attn_config")
-    if (
-        set(names) & set(_ALIBI)
-        or config.get("alibi") is True
-        or (isinstance(attention, dict) and attention.get("alibi") is True)
-        or config.get("position_embedding_type") == "alibi"
-    ):
-        return "it has ALiBi"
-    quantised = config.get("quantization_config")
-    if not isinstance(quantised, dict):
-        return None
-    method = quantised.get("quant_method")
-    if method in _PACKED or (method == "compressed-tensors" and quantised.get("format") == "pack-quantized"):
-        return f"its weights are quantised by {method}"
-    return None
