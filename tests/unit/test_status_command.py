@@ -172,6 +172,17 @@ def test_watching_ends_at_its_limit(
     assert outcome.code == 5 and "no boot stages: connection refused" in outcome.stderr
 
 
+def test_a_request_that_the_limit_cuts_short_hides_nothing(
+    guest: Guest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, times = stages.fetch, iter((20.0, 1e-6, 1e-6))
+    monkeypatch.setattr("privml.cli.status._PAUSE", 0.9)
+    monkeypatch.setattr("privml.client.stages.fetch", lambda where, left: fetch(where, next(times)))
+    guest.stages = booting()
+    outcome = Outcome(capsys, "status", guest.url, "--watch", "--timeout", "2")
+    assert outcome.code == 5 and "not ready after 2 s" in outcome.stderr
+
+
 def test_what_a_stranger_says_cannot_move_the_terminal(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     guest.stages = parked("\x1b[2J\nready 1 s after the agent started\u202e")
     outcome = Outcome(capsys, "status", guest.url)

@@ -61,13 +61,14 @@ def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> StageTable
     """The table once the guest is ready or parked. A guest that does not answer yet is asked again."""
     end = None if timeout is None else time.monotonic() + timeout
     shown: set[str] = set()
+    last: Exception | None = None
     while True:
-        last: Exception
         left = stages.TIMEOUT if end is None else max(0.1, min(stages.TIMEOUT, end - time.monotonic()))
         try:
             found = stages.fetch(where, left)
         except (HostError, EvidenceError) as error:
-            last = error
+            if last is None or left == stages.TIMEOUT:  # one that the limit cut short says less than the one before
+                last = error
         else:
             for row in found.rows:
                 # A running stage says what it waits for, if anything.
