@@ -15,6 +15,7 @@ Nothing is a bound here: load, engine, agent and proxy share the processors.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import statistics
@@ -234,5 +235,5 @@ def main(words: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (PrivmlError, OSError, pytest.skip.Exception) as error:
+    except (PrivmlError, OSError, http.client.HTTPException, pytest.skip.Exception) as error:
         sys.exit(f"error: {error}")
