@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,18 @@ class LocalEngine:
 
 
 class Running:
-    """The engine's process with ``folder`` as its directory, as the boot starts and watches it."""
+    """The engine's process with ``folder`` as its directory, as the boot starts and watches it.
 
-    def __init__(self, engine: LocalEngine, folder: Path) -> None:
+    It and all that it starts run on the ``processors``, or on those of this process.
+    """
+
+    def __init__(self, engine: LocalEngine, folder: Path, processors: Collection[int] = ()) -> None:
         self.socket = folder / engine.record.socket_name
         self._argv = [word.replace(DIRECTORY, str(folder)) for word in engine.argv]
         self._environment = {
             name: value.replace(DIRECTORY, str(folder)) for name, value in engine.environment.items()
         }
+        self._processors = processors
         self._place, self._log = engine.place, folder / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -74,6 +78,8 @@ class Running:
                 self._argv, env=self._environment, cwd=self._place, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        if self._processors:
+            os.sched_setaffinity(self._process.pid, self._processors)
 
     def alive(self) -> bool:
         """Whether it was started and has not ended."""

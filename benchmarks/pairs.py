@@ -9,7 +9,8 @@ first answers; the proxy is a process of its own that seals requests. `direct` a
 proxy's port. The load is that of `benchmarks.serving`; the two of a pair get the same prompts, which neither engine
 keeps, and every second pair has the other order. One JSON line for each pair and for each cell, then the tables.
 
-Nothing is a bound here: load, engine, agent and proxy share the processors.
+The engine has all processors but one, and load, agent and proxy have that one: an engine that waits busily, as vLLM
+does, would leave them none. With ``--shared`` all have all. Nothing is a bound here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +37,7 @@ from tests.real import smollm2, vllm_cpu
 from tests.unit.agent_guest import a_config, a_model, guest
 
 from privml.agent.volume import Volumes
-from privml.base.errors import HostError, PrivmlError
+from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.events.configuration import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,9 +132,19 @@ def cells(
     return found
 
 
+def divided(processors: Collection[int], *, shared: bool) -> tuple[set[int], set[int]]:
+    """The processors of the engine, and those of load, agent and proxy: the last one, unless they are ``shared``."""
+    every = set(processors)
+    if shared:
+        return every, every
+    if len(every) < 2:
+        raise UsageError("this machine has one processor", hint="let the engine share it: --shared")
+    return every - {max(every)}, {max(every)}
+
+
 @contextmanager
 def served(
-    engine: LocalEngine, concurrency: int, output: int
+    engine: LocalEngine, concurrency: int, output: int, processors: Collection[int] = ()
 ) -> Iterator[tuple[list[serving.Endpoint], Callable[[], float]]]:
     """Boot a guest with the engine and start a proxy: `direct` and `guest`, and the processor time of the latter."""
     model = replace(a_model(MODEL), file=engine.file)
@@ -152,7 +163,7 @@ def served(
                     (Path(argv[-1]) / engine.file).write_bytes(file.read(_HEAD))
 
         volume = Volumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.2)
-        running = Running(engine, made.layout.engine)
+        running = Running(engine, made.layout.engine, processors)
         made.start_server()
         try:
             if not made.boot(engine=running, volumes=volume, engine_wait=READY).run():
@@ -166,15 +177,15 @@ def served(
             running.stop()
 
 
-def _engine(words: argparse.Namespace, stack: ExitStack) -> LocalEngine:
+def _engine(words: argparse.Namespace, stack: ExitStack, threads: int) -> LocalEngine:
     if words.engine == "llama-server":
-        return llama_server(*stack.enter_context(unpacked(words.image)), words.threads)
+        return llama_server(*stack.enter_context(unpacked(words.image)), threads)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="privml-pairs.")))
     model: Path = words.model
     if not model.is_dir():
         model = folder / "smollm2"
         smollm2.convert(model)
-    return vllm(vllm_cpu.python(folder), model.absolute(), words.threads)
+    return vllm(vllm_cpu.python(folder), model.absolute(), threads)
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
@@ -186,15 +197,14 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=serving.numbers, default=[1, SLOTS], metavar="N,...")
     parser.add_argument("--output", type=int, default=128, metavar="N", help="tokens of an answer, at most")
     parser.add_argument("--pairs", type=int, default=10, metavar="N", help="pairs in a cell")
-    parser.add_argument(
-        "--threads", type=int, default=max((os.cpu_count() or 1) - 1, 1), help="threads that compute answers"
-    )
+    parser.add_argument("--threads", type=int, help="threads that compute answers; one for each of its processors")
+    parser.add_argument("--shared", action="store_true", help="the engine's processors are those of the others too")
     parser.add_argument("--image", type=Path, default=Path("out") / IMAGE, help="where llama-server is taken from")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "smollm2", help="vLLM's; made if not there")
     parser.add_argument("--about", default="", help="what this is measured on")
     parser.add_argument("--record", type=Path, default=Path("out/pairs.json"), metavar="FILE")
     options = parser.parse_args(words)
-    if min(options.output, options.pairs, options.threads) < 1:
+    if min(options.output, options.pairs, 1 if options.threads is None else options.threads) < 1:
         parser.error("--output, --pairs and --threads: expected at least 1")
     if max(options.concurrency) > SLOTS:
         parser.error(f"--concurrency: expected at most {SLOTS}, as many as the engines compute at the same time")
@@ -210,9 +220,12 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _options(words)
     record = serving.Record.read(options.record)
     options.record.parent.mkdir(parents=True, exist_ok=True)
+    of_engine, others = divided(os.sched_getaffinity(0), shared=options.shared)
     with ExitStack() as stack:
-        engine = _engine(options, stack)
-        ends, cpu = stack.enter_context(served(engine, max(options.concurrency), options.output))
+        engine = _engine(options, stack, options.threads or len(of_engine))
+        os.sched_setaffinity(0, others)  # agent and proxy inherit it
+        stack.callback(os.sched_setaffinity, 0, of_engine | others)
+        ends, cpu = stack.enter_context(served(engine, max(options.concurrency), options.output, of_engine))
         prompts = serving.Prompts()
         with ends[0].connections() as connections:
             prompts.calibrate(partial(ends[0].tokens_of, connections))

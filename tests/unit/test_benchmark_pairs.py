@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.unit.agent_guest import LIMIT, UnixServer
 from tests.unit.server_thread import in_thread
 from tests.unit.test_benchmark_serving import Engine, Handler
 
+from privml.base.errors import UsageError
 from privml.engines.engine import DIRECTORY
 from privml.engines.registry import ENGINES
 
@@ -117,6 +119,14 @@ def test_each_engine_runs_as_its_record_says_and_keeps_no_prompt(tmp_path: Path)
     assert found[1].place.name == "backends0" and found[1].argv[found[1].argv.index("--threads") + 1] == "1"
 
 
+def test_the_engine_has_all_processors_but_one_and_the_others_that_one() -> None:
+    assert pairs.divided([4, 0, 7], shared=False) == ({0, 4}, {7})
+    assert pairs.divided([4, 0, 7], shared=True) == ({0, 4, 7}, {0, 4, 7})
+    assert pairs.divided([3], shared=True) == ({3}, {3})
+    with pytest.raises(UsageError, match="one processor"):
+        pairs.divided([3], shared=False)
+
+
 # A Unix socket.
 
 
@@ -196,7 +206,7 @@ def stand_in(folder: Path) -> engines.LocalEngine:
 def test_a_whole_run_asks_the_engine_and_the_guest_in_front_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pairs, "_engine", lambda words, stack: stand_in(tmp_path))
+    monkeypatch.setattr(pairs, "_engine", lambda words, stack, threads: stand_in(tmp_path))
     words = ("llama-server", "--input", "64", "--concurrency", "2", "--output", "4", "--pairs", "2")
     assert pairs.main([*words, "--record", str(tmp_path / "record.json"), "--about", "a test"]) == 0
     out = capfd.readouterr().out.splitlines()
@@ -213,8 +223,11 @@ def test_a_whole_run_asks_the_engine_and_the_guest_in_front_of_it(
 
 def test_an_engine_that_ends_is_shown_with_its_last_words(tmp_path: Path) -> None:
     engine = stand_in(tmp_path)
-    broken = engines.LocalEngine(**{**vars(engine), "argv": (sys.executable, "-c", "raise SystemExit('no memory')")})
-    running = pairs.Running(broken, tmp_path)
+    # Its processors are set after its start.
+    code = "import os, time; time.sleep(0.2); raise SystemExit(f'no memory on {len(os.sched_getaffinity(0))}')"
+    broken = engines.LocalEngine(**{**vars(engine), "argv": (sys.executable, "-c", code)})
+    (one, *_) = sorted(os.sched_getaffinity(0))
+    running = pairs.Running(broken, tmp_path, {one})
     assert not running.alive()
     running.start()
     end = time.monotonic() + LIMIT
@@ -222,7 +235,7 @@ def test_an_engine_that_ends_is_shown_with_its_last_words(tmp_path: Path) -> Non
         assert time.monotonic() < end
         time.sleep(0.01)
     running.stop()
-    assert running.said() == "no memory\n"
+    assert running.said() == "no memory on 1\n"
 
 
 @pytest.mark.parametrize("words", [("tgi",), ("vllm", "--pairs", "0"), ("vllm", "--concurrency", "1,64")])
