@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,8 @@ def small(endpoint: Endpoint, number: int, seconds: float) -> Run:
 
 
 @contextmanager
-def _process(argv: Sequence[str], builder: Path) -> Iterator[int]:
+def process(argv: Sequence[str], builder: Path) -> Iterator[int]:
+    """A process with the modules of ``builder`` and this checkout; its id."""
     path = os.pathsep.join([str(builder), str(ROOT), *(entry for entry in sys.path if entry)])
     child = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL)
     try:
@@ -231,7 +232,8 @@ def _process(argv: Sequence[str], builder: Path) -> Iterator[int]:
         child.wait()
 
 
-def _until_there(port: int) -> None:
+def until_there(port: int) -> None:
+    """Wait until something listens on a port of this machine."""
     end = time.monotonic() + 60
     while True:
         try:
@@ -242,6 +244,18 @@ def _until_there(port: int) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+@contextmanager
+def proxied(made: Guest, kind: str, builder: Path) -> Iterator[Endpoint]:
+    """A proxy, of `KINDS`, in a process of its own in front of a guest that serves."""
+    predicted, port = made.root / "prediction.json", free_port()
+    predicted.write_bytes(encode(prediction(made)))
+    url = f"https://127.0.0.1:{made.config.listen}"
+    argv = [sys.executable, "-c", _PROXY, url, str(port), str(predicted), kind, str(made.root / "receipts")]
+    with process(argv, builder) as pid:
+        until_there(port)
+        yield Endpoint(f"proxy{kind and '-'}{kind}", port, pids=(pid,))
 
 
 @contextmanager
@@ -262,19 +276,14 @@ def served(name: str, checkout: Path, number: int, *, small_only: bool = False) 
         path.unlink(missing_ok=True)
         code = f"import asyncio; from benchmarks.forwarding import engine; asyncio.run(engine({str(path)!r}))"
         argv = ["-m", "benchmarks.smallrequests", str(path)] if small_only else ["-c", code]
-        stack.enter_context(_process([sys.executable, *argv], ROOT / "builder"))
+        stack.enter_context(process([sys.executable, *argv], ROOT / "builder"))
         while not path.exists():
             time.sleep(0.02)
-        predicted = made.root / "prediction.json"
-        predicted.write_bytes(encode(prediction(made)))
-        url, found = f"https://127.0.0.1:{made.config.listen}", [Endpoint(f"direct{name}", str(path))]
+        found = [Endpoint(f"direct{name}", str(path))]
         found.append(Endpoint(f"agent{name}", made.config.listen, tls=True, pids=(made.server.pid,)))
         for kind in KINDS:
-            port = free_port()
-            argv = [sys.executable, "-c", _PROXY, url, str(port), str(predicted), kind, str(made.root / "receipts")]
-            pid = stack.enter_context(_process(argv, builder))
-            _until_there(port)
-            found.append(Endpoint(f"proxy{kind and '-'}{kind}{name}", port, pids=(pid,)))
+            one = stack.enter_context(proxied(made, kind, builder))
+            found.append(replace(one, name=one.name + name))
         yield found
 
 

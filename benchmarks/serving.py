@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.unixsocket import UNIX, SocketConnections
+
 from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.files import write_atomic
 from privml.base.http import Connections
@@ -157,18 +159,24 @@ def _table(title: str, cells: dict[tuple[str, str, int, int], Cell], shown: Call
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI-compatible server, and the model that it is asked for."""
+    """An OpenAI-compatible server, and the model that it is asked for; ``address`` is a URL or ``unix:PATH``."""
 
     column: str
     address: str
     model: str
     output: int
 
-    def tokens_of(self, connections: Connections, prompt: str) -> int:
+    def connections(self) -> Connections | SocketConnections:
+        """Connections to it, for one thread."""
+        if self.address.startswith(UNIX):
+            return SocketConnections(Path(self.address.removeprefix(UNIX)), PATIENCE)
+        return Connections(WayOut(), PATIENCE)
+
+    def tokens_of(self, connections: Connections | SocketConnections, prompt: str) -> int:
         """How many tokens the server counts in a prompt."""
         return self.ask(connections, prompt).prompt_tokens
 
-    def ask(self, connections: Connections, prompt: str) -> Exchange:
+    def ask(self, connections: Connections | SocketConnections, prompt: str) -> Exchange:
         """Send one chat request and read its whole stream."""
         url = f"{self.address}/v1/chat/completions"
         body = {
@@ -255,7 +263,7 @@ def load(endpoint: Endpoint, prompts: Sequence[str], concurrency: int) -> tuple[
     failed: list[Exception] = []
 
     def work() -> None:
-        with Connections(WayOut(), PATIENCE) as connections:
+        with endpoint.connections() as connections:
             while not failed:
                 try:
                     done.append(endpoint.ask(connections, waiting.get_nowait()))
@@ -287,12 +295,13 @@ def measure(
             exchanges, wall = load(endpoint, asked, concurrency)
             found[endpoint] += exchanges
             walls[endpoint] += wall
-    return [_cell(endpoint, found[endpoint], walls[endpoint], weights, size, concurrency) for endpoint in endpoints]
+    return [cell_of(endpoint, found[endpoint], walls[endpoint], weights, size, concurrency) for endpoint in endpoints]
 
 
-def _cell(
+def cell_of(
     endpoint: Endpoint, found: Sequence[Exchange], wall: float, weights: str, size: int, concurrency: int
 ) -> Cell:
+    """The cell of all exchanges with one endpoint, which took ``wall`` seconds."""
     return Cell(
         weights=weights,
         column=endpoint.column,
@@ -314,17 +323,21 @@ def _percentiles(values: Sequence[float]) -> tuple[int, int]:
     return round(statistics.median(ordered) * 1e6), round(ordered[-(-95 * len(ordered) // 100) - 1] * 1e6)
 
 
-def _numbers(text: str) -> list[int]:
-    numbers = [int(word) for word in text.split(",")]
-    if not numbers or min(numbers) < 1:
+def numbers(text: str) -> list[int]:
+    """The positive numbers of a word like ``1,16,64``."""
+    found = [int(word) for word in text.split(",")]
+    if min(found) < 1:
         raise argparse.ArgumentTypeError("expected positive numbers with commas between them")
-    return numbers
+    return found
 
 
 def _place(text: str) -> tuple[str, str]:
     column, _, address = text.partition("=")
-    if column not in COLUMNS or not address.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"expected COLUMN=URL, with a column of {', '.join(COLUMNS)}")
+    if column not in COLUMNS or not address.startswith(("http://", "https://", f"{UNIX}/")):
+        expected = f"expected COLUMN=URL or COLUMN={UNIX}/PATH, with a column of {', '.join(COLUMNS)}"
+        raise argparse.ArgumentTypeError(expected)
+    if address.startswith(UNIX):
+        return column, address
     return column, address.rstrip("/").removesuffix("/v1")
 
 
@@ -334,8 +347,8 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--endpoint", type=_place, action="append", required=True, metavar="COLUMN=URL")
     parser.add_argument("--model", required=True, help="name of the model, as the endpoint knows it")
-    parser.add_argument("--input", type=_numbers, default=list(INPUTS), metavar="N,...", help="tokens of a prompt")
-    parser.add_argument("--concurrency", type=_numbers, default=list(CONCURRENCIES), metavar="N,...")
+    parser.add_argument("--input", type=numbers, default=list(INPUTS), metavar="N,...", help="tokens of a prompt")
+    parser.add_argument("--concurrency", type=numbers, default=list(CONCURRENCIES), metavar="N,...")
     parser.add_argument("--output", type=int, default=128, metavar="N", help="tokens of an answer, at most")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each endpoint in a cell")
     parser.add_argument("--weights", default="bf16", help="the row's weights, such as bf16, fp8 or awq")
@@ -356,8 +369,8 @@ def main(words: Sequence[str] | None = None) -> int:
     options.record.parent.mkdir(parents=True, exist_ok=True)
     endpoints = [Endpoint(column, address, options.model, options.output) for column, address in options.endpoint]
     prompts, status = Prompts(), 0
-    with Connections(WayOut(), PATIENCE) as connections:
-        for endpoint in endpoints:  # also the first request of each, which may be slow
+    for endpoint in endpoints:  # also the first request of each, which may be slow
+        with endpoint.connections() as connections:
             prompts.calibrate(partial(endpoint.tokens_of, connections))
     for size in options.input:
         for concurrency in options.concurrency:
