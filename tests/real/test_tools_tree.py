@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import ROOT, processes, settled
 
+from privml.image import fixednames
 from privml.image.tools import Bind, ToolsTree
 from privml.output.manifest import read
 
@@ -146,6 +147,18 @@ def test_an_image_is_the_same_without_the_host_s_tools(
     done = run(*bare, command, "image", "demo-cpu", "--output", str(tmp_path / "image"), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "image").artefacts == read(demo_cpu).artefacts
+
+
+def test_a_folder_in_memory_has_the_size_that_is_asked_for(tools: ToolsTree, tmp_path: Path) -> None:
+    """Without one it has half of the memory, however much is free."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4 >> 20 << 20
+    show = "import os, sys; found = os.statvfs(sys.argv[1]); print(found.f_blocks * found.f_frsize)"
+    seen = [fixednames.ROOT / name for name in ("work", "room")]
+    for place, expected in zip(seen, (None, size), strict=True):
+        words = [*tools.cell(), *fixednames.arguments({"work": tmp_path, "room": size})]
+        done = run(*map(str, words), sys.executable, "-c", show, str(place))
+        assert done.returncode == 0, done.stderr
+        assert expected is None or int(done.stdout) == expected
 
 
 def test_no_process_outlives_the_run_that_started_it(tools: ToolsTree, tmp_path: Path) -> None:

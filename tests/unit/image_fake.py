@@ -63,7 +63,8 @@ if len(words) > 3 and words[2].endswith("fixednames.py"):
     pairs = [(name, folder) for name, _, folder in folders]
     def real(text):
         for name, _, folder in folders:
-            text = text.replace(words[3] + "/" + name, folder or dict(pairs)["work"] + "/workspace")
+            place = dict(pairs)["work"] + "/workspace" if folder.isdecimal() else folder
+            text = text.replace(words[3] + "/" + name, place)
         return text
     env = {{key: real(value) for key, value in env.items()}}
     for link in pathlib.Path(real(words[3] + "/work/source")).glob("packages/*"):

@@ -213,7 +213,7 @@ def keep_tree(root: Path, body: bytes, tree: Path, epoch: int) -> None:
             os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def mkosi(tools: ToolsTree, store: Any, place: Path, *, in_memory: bool) -> None:
+def mkosi(tools: ToolsTree, store: Any, place: Path, *, memory: int) -> None:
     """What mkosi and finalize make of the rendered tree."""
     source = place / SOURCE
     facts = json.loads((source / "privml.json").read_bytes())

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import image_fake
 import pytest
@@ -219,6 +220,25 @@ def test_mkosi_has_no_network_and_none_of_the_caller_s_environment(
     assert not {"SECRET_OF_THE_CALLER", "http_proxy", "VIRTUAL_ENV"} & set(environment)
     assert Path(environment["HOME"]).name == "workspace"
     assert not Path(environment["HOME"]).exists()
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_mkosi_works_in_memory_only_where_all_that_it_may_take_is_free(
+    fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch, lacking: int
+) -> None:
+    given: list[int] = []
+    real = root.run_mkosi
+
+    def run_mkosi(*words: Any, memory: int) -> None:
+        given.append(memory)
+        real(*words, memory=memory)
+
+    monkeypatch.setattr(root, "run_mkosi", run_mkosi)
+    need = root._MEMORY * sum(package.size for package in fake.lock.packages)
+    assert need > 0
+    monkeypatch.setattr(root, "free_memory", lambda: need - lacking)
+    made(fake, out)
+    assert given == [0 if lacking else need]
 
 
 def test_a_second_build_runs_no_tool(fake: Fake, out: Path) -> None:

@@ -1,9 +1,10 @@
-"""Mount folders at fixed paths, then run a program there: `fixednames.py ROOT NAME=[FOLDER]... -- PROGRAM WORD...`.
+"""Mount folders at fixed paths, then run a program there: `fixednames.py ROOT NAME=FOLDER... -- PROGRAM WORD...`.
 
 mkosi passes paths to a shell and to apt, which break on blanks, quotes and `$`, and a path could get into the image.
-So it sees only ROOT/NAME. A name without a folder is a new folder in memory. The mounts are in a new mount
-namespace, which ends with the program, as do the folders in memory. This file is run by
-itself, inside the cell of `image.tools`, and imports nothing of privml-build.
+So it sees only ROOT/NAME. A number in place of a folder is a new one in memory, of at most so many bytes: where no size
+is given, the kernel's limit is half of the memory. The mounts are in a new mount namespace, which ends with the
+program, as do the folders in memory. This file is run by itself, inside the cell of `image.tools`, and imports nothing
+of privml-build.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from pathlib import Path
 ROOT = Path("/tmp/privml-build")  # noqa: S108 - an empty mount point on the host
 _BIND, _REC, _PRIVATE, _NOSUID, _NODEV = 0x1000, 0x4000, 0x40000, 2, 4
 _NEW_MOUNTS = 0x20000
+_EMPTY = 1 << 20
+"""Bytes for mount points alone."""
 
 
-def arguments(folders: Mapping[str, Path | None]) -> list[str]:
-    """The argv prefix that runs a program with each folder mounted at ``ROOT/NAME``; None is a folder in memory."""
-    bound = [f"{name}={folder or ''}" for name, folder in folders.items()]
+def arguments(folders: Mapping[str, Path | int]) -> list[str]:
+    """The argv prefix that runs a program with each folder mounted at ``ROOT/NAME``; a number is one in memory."""
+    bound = [f"{name}={folder}" for name, folder in folders.items()]
     return [sys.executable, "-I", __file__, str(ROOT), *bound, "--"]
 
 
@@ -39,8 +42,9 @@ def main(root: str, *words: str) -> None:
     mount("none", "/", "", _REC | _PRIVATE)
     # Open before ROOT is covered, in case a folder lies below it.
     pairs = [word.partition("=") for word in words[:end]]
-    folders = {name: os.open(folder, os.O_PATH) if folder else None for name, _, folder in pairs}
-    mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "mode=0755")
+    folders = {name: None if folder.isdecimal() else os.open(folder, os.O_PATH) for name, _, folder in pairs}
+    size = sum(int(folder) for _, _, folder in pairs if folder.isdecimal())
+    mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, f"mode=0755,size={size or _EMPTY}")
     for name, number in folders.items():
         place = Path(root, name)
         place.mkdir()

@@ -33,7 +33,9 @@ from privml.store.objects import Store
 _APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
 _APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
 # Memory for building in memory, as a multiple of the packages' size; their tree has about four times that.
-_MEMORY = 16
+_MEMORY = 20
+# And of the wheels' size: they are copied into the tree, and from there into the volume.
+_WHEELS = 4
 SOURCE = "source"
 """The folder of mkosi's input tree, which gets its outputs too, in the folder that a build makes for mkosi."""
 
@@ -170,9 +172,9 @@ def make(
     )
     if base is not None:
         base.rename(source / render.BASE)
-    # Wheels are copied into the tree, and from there into the volume.
-    need = _MEMORY * sum(package.size for package in lock.packages) + 3 * (plan.wheels.size if plan.wheels else 0)
-    run_mkosi(tools, store, place, in_memory=in_memory and free_memory() >= need)
+    wheels = plan.wheels.size if plan.wheels else 0
+    need = _MEMORY * sum(package.size for package in lock.packages) + _WHEELS * wheels
+    run_mkosi(tools, store, place, memory=need if in_memory and free_memory() >= need else 0)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
@@ -203,16 +205,19 @@ def word(folder: Path, name: str) -> str:
     return text
 
 
-def run_mkosi(tools: ToolsTree, store: Store, place: Path, *, in_memory: bool) -> None:
-    """Run mkosi from the tools tree on ``place/SOURCE``, without a network, on fixed paths."""
+def run_mkosi(tools: ToolsTree, store: Store, place: Path, *, memory: int) -> None:
+    """Run mkosi from the tools tree on ``place/SOURCE``, without a network, on fixed paths.
+
+    It works in so many bytes of ``memory``, or on the disk of ``place`` if there are none.
+    """
     workspace = place / "workspace"
     workspace.mkdir()
-    folders: dict[str, Path | None] = {"work": place, "tools": tools.root, "store": store.root}
+    folders: dict[str, Path | int] = {"work": place, "tools": tools.root, "store": store.root}
     seen = fixednames.ROOT / "work"
-    if in_memory:
-        folders["workspace"] = None
+    if memory:
+        folders["workspace"] = memory
     # On a disk, one mount for both: mkosi renames its outputs from the workspace, and copies them where it cannot.
-    scratch = (fixednames.ROOT if in_memory else seen) / "workspace"
+    scratch = (fixednames.ROOT if memory else seen) / "workspace"
     try:
         # apt, maintainer scripts and finalize have only a loopback interface, which is down.
         done = run(
