@@ -1,10 +1,9 @@
 """Mount folders at fixed paths, then run a program there: `fixednames.py ROOT NAME=FOLDER... -- PROGRAM WORD...`.
 
 mkosi passes paths to a shell and to apt, which break on blanks, quotes and `$`, and a path could get into the image.
-So it sees only ROOT/NAME. A number in place of a folder is a new one in memory, of at most so many bytes: where no size
-is given, the kernel's limit is half of the memory. The mounts are in a new mount namespace, which ends with the
-program, as do the folders in memory. This file is run by itself, inside the cell of `image.tools`, and imports nothing
-of privml-build.
+So it sees only ROOT/NAME. A number in place of a folder is a new one in memory, of at most so many bytes: without a
+size it would have half of the memory. The mounts are in a new mount namespace, which ends with the program, as do the
+folders in memory. This file is run by itself, inside the cell of `image.tools`, and imports nothing of privml-build.
 """
 
 from __future__ import annotations
