@@ -7,15 +7,13 @@ Both have SmolLM2-135M-Instruct, in different weights.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.real import vllm_cpu
+from tests.real.engineprocess import EngineProcess
 
 from privml.base.errors import UsageError
 from privml.engines.engine import DIRECTORY, Engine, ServedModel
@@ -55,48 +53,13 @@ class LocalEngine:
     place: Path
 
 
-class Running:
-    """The engine's process with ``folder`` as its directory, as the boot starts and watches it.
-
-    It and all that it starts run on the ``processors``, or on those of this process.
-    """
+class Running(EngineProcess):
+    """The engine's process with ``folder`` as its directory, on the ``processors`` or those of this process."""
 
     def __init__(self, engine: LocalEngine, folder: Path, processors: Collection[int] = ()) -> None:
-        self.socket = folder / engine.record.socket_name
-        self._argv = [word.replace(DIRECTORY, str(folder)) for word in engine.argv]
-        self._environment = {
-            name: value.replace(DIRECTORY, str(folder)) for name, value in engine.environment.items()
-        }
-        self._processors = processors
-        self._place, self._log = engine.place, folder / "engine.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it; what it says goes to a file."""
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._argv, env=self._environment, cwd=self._place, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        if self._processors:
-            os.sched_setaffinity(self._process.pid, self._processors)
-
-    def alive(self) -> bool:
-        """Whether it was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def stop(self) -> None:
-        """End it with all its processes."""
-        if self._process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(self._process.pid, number)
-                self._process.wait(20)
-
-    def said(self) -> str:
-        """The end of what it said."""
-        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
+        argv = [word.replace(DIRECTORY, str(folder)) for word in engine.argv]
+        environment = {name: value.replace(DIRECTORY, str(folder)) for name, value in engine.environment.items()}
+        super().__init__(engine.record, folder, argv, environment, place=engine.place, processors=processors)
 
 
 def vllm(interpreter: Path, model: Path, threads: int) -> LocalEngine:

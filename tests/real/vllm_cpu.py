@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 import zipfile
-from collections.abc import Mapping
 from email.parser import Parser
 from functools import partial
 from pathlib import Path
@@ -21,8 +18,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from tests.real import indexes
+from tests.real.engineprocess import EngineProcess
 
-from privml.base.errors import HostError
 from privml.engines.engine import DIRECTORY, ServedModel
 from privml.engines.registry import engine_named
 
@@ -69,66 +66,15 @@ def _requirements(wheel: Path) -> list[str]:
     ]
 
 
-class Vllm:
+class Vllm(EngineProcess):
     """The engine's process, as the boot starts and watches it."""
 
     def __init__(self, interpreter: Path, model: Path, folder: Path) -> None:
         served = ServedModel("smollm2", "config.json", str(model))
-        argv = RECORD.argv([served], OPTIONS, version=VERSION)
+        measured = RECORD.argv([served], OPTIONS, version=VERSION)
         # The directory of the guest is one of this test, and the wheel is in an environment of its own.
-        words = [word.replace(DIRECTORY, str(folder)) for word in argv[1:]]
+        words = [word.replace(DIRECTORY, str(folder)) for word in measured[1:]]
         # Answers then say how many tokens of their prompt came from a cache.
-        self.argv = [str(interpreter), *words, "--enable-prompt-tokens-details"]
+        argv = [str(interpreter), *words, "--enable-prompt-tokens-details"]
         own = {name: value.replace(DIRECTORY, str(folder)) for name, value in RECORD.environment.items()}
-        self.environment: Mapping[str, str] = {**own, "PYTHONPATH": "", **OF_CPU}
-        self.socket = folder / RECORD.socket_name
-        self.log = folder / "engine.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self.argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._process.pid, number)
-                self._process.wait(20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
-
-    def processor_time(self) -> float:
-        """Seconds of processor time of all its processes."""
-        assert self._process is not None
-        ticks = 0
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == self._process.pid:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def wait_until_idle(self, seconds: float) -> None:
-        """Wait until its processes compute nothing for two seconds."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            before = self.processor_time()
-            time.sleep(2)
-            if self.processor_time() - before < 0.4:
-                return
-        raise HostError(f"the engine still computes after {seconds:g} s")
+        super().__init__(RECORD, folder, argv, {**own, "PYTHONPATH": "", **OF_CPU})

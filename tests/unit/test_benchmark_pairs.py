@@ -113,8 +113,8 @@ def test_each_engine_runs_as_its_record_says_and_keeps_no_prompt(tmp_path: Path)
         assert [word for word in native if word != "--enable-prompt-tokens-details"] == list(each.measured[1:])
         running = pairs.Running(each, tmp_path / "engine")
         assert running.socket == tmp_path / "engine" / each.record.socket_name
-        assert str(running.socket) in running._argv
-        assert not [word for word in (*running._argv, *running._environment.values()) if DIRECTORY in word]
+        assert str(running.socket) in running.argv
+        assert not [word for word in (*running.argv, *running.environment.values()) if DIRECTORY in word]
     assert found[0].environment["OMP_NUM_THREADS"] == "1"
     assert found[1].place.name == "backends0" and found[1].argv[found[1].argv.index("--threads") + 1] == "1"
 
